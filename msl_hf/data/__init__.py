@@ -1,0 +1,17 @@
+"""Files on disk or on the Hub -> one schema -> batches."""
+
+from .folder import load_image_folder
+from .scenes import make_scenes
+from .transforms import ImageDataset, build_processor
+from .schema import MultiLabelCollator, check_images
+from .voc import load_voc
+
+__all__ = [
+    "ImageDataset",
+    "MultiLabelCollator",
+    "build_processor",
+    "check_images",
+    "load_image_folder",
+    "load_voc",
+    "make_scenes",
+]

@@ -1,0 +1,148 @@
+"""The one schema of all loaders, reading its images, and turning its labels into targets.
+
+Columns: `image`, `labels` and, where the data set has such, `ignored` (lists of class
+indices), `image_id`, and `objects` where there are boxes.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from PIL import Image, ImageOps
+
+IGNORED = -100.0  # target of an entry that counts neither as positive nor as negative
+
+
+class DataError(ValueError):
+    """Something is wrong with the user's data; the message names the file or value and the way out."""
+
+
+def make_features(class_names: Sequence[str], ignored: bool = False, objects: bool = False):
+    """`datasets.Features` of the schema."""
+    from datasets import ClassLabel, Features, List, Value
+    from datasets import Image as ImageFeature
+
+    label = ClassLabel(names=list(class_names))
+    columns = {"image": ImageFeature(), "labels": List(label), "image_id": Value("string")}
+    if ignored:
+        columns["ignored"] = List(label)
+    if objects:
+        columns["objects"] = {
+            "label": List(label),
+            "bbox": List(List(Value("float32"), length=4)),
+            "area": List(Value("float32")),
+            "truncated": List(Value("bool")),
+            "difficult": List(Value("bool")),
+            "visible": List(Value("float32")),
+        }
+    return Features(columns)
+
+
+def class_names_of(dataset) -> list[str]:
+    """The class names of a `datasets.Dataset` of the schema, in the order of their indices."""
+    return list(dataset.features["labels"].feature.names)
+
+
+def undecoded(dataset):
+    """The data set with `image` as {"path", "bytes"}: read with `read_image`, whose errors name the file."""
+    from datasets import Image as ImageFeature
+
+    return dataset.cast_column("image", ImageFeature(decode=False))
+
+
+def image_name(row: Mapping) -> str:
+    """How to call an image in a message: its path, else its id."""
+    return str(row["image"].get("path") or row.get("image_id") or "an image")
+
+
+def read_image(row: Mapping, thumbnail: bool = False) -> Image.Image:
+    """Decode the image of a row to upright RGB.
+
+    Args:
+        row: Of an `undecoded` data set: `image` is a dictionary with `bytes` or `path`.
+        thumbnail: Decode a JPEG at an eighth of its size. It still reads the whole file, several times as fast.
+
+    Raises:
+        DataError: naming the file that is missing or cannot be decoded.
+    """
+    source = row["image"].get("bytes")
+    try:
+        with Image.open(io.BytesIO(source) if source is not None else row["image"]["path"]) as image:
+            if thumbnail:
+                image.draft("RGB", (1, 1))
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError as error:
+        raise DataError(f"{image_name(row)}: no such image file") from error
+    except Exception as error:  # Pillow raises half a dozen types for broken files
+        raise DataError(f"{image_name(row)}: cannot be decoded ({error})") from error
+
+
+def check_images(dataset, drop: bool = False, progress: bool = True):
+    """Decode every image once and report all that are missing or broken, before any training starts.
+
+    Args:
+        dataset: A `datasets.Dataset` of the schema.
+        drop: Return the data set without them instead of raising.
+        progress: Show a progress bar.
+
+    Returns:
+        The data set (without the broken images, if any), and the list of messages about those left out.
+
+    Raises:
+        DataError: listing all of them, unless `drop`.
+    """
+    from tqdm.auto import tqdm
+
+    images = undecoded(dataset).select_columns([name for name in ("image", "image_id") if name in dataset.features])
+
+    def check(index: int) -> str | None:
+        try:
+            read_image(images[index], thumbnail=True)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(check, range(len(dataset)))
+        bar = tqdm(results, total=len(dataset), desc="Checking images", disable=not progress, leave=False)
+        messages = dict(enumerate(bar))
+    broken = {index: message for index, message in messages.items() if message is not None}
+    if not broken:
+        return dataset, []
+    if not drop:
+        lines = "\n  ".join(broken.values())
+        raise DataError(f"{len(broken)} of {len(dataset)} images cannot be used:\n  {lines}\n"
+                        "Repair or remove them, or pass --drop_bad_images to leave them out")  # fmt: skip
+    kept = [index for index in range(len(dataset)) if index not in broken]
+    return dataset.select(kept), list(broken.values())
+
+
+class MultiLabelCollator:
+    """Items with label lists -> a batch with multi-hot targets.
+
+    Args:
+        num_labels: C.
+        ignored_as: What an ignored label becomes: `"negative"` (0; how the reference trains) or `"ignore"` (-100; how
+            everyone evaluates).
+
+    Examples:
+        >>> item = {"pixel_values": torch.zeros(3, 4, 4), "labels": [1], "ignored": [2]}
+        >>> MultiLabelCollator(3, ignored_as="ignore")([item])["labels"]
+        tensor([[   0.,    1., -100.]])
+    """
+
+    def __init__(self, num_labels: int, ignored_as: str = "negative"):
+        if ignored_as not in ("negative", "ignore"):
+            raise ValueError(f"ignored_as must be 'negative' or 'ignore', got {ignored_as!r}")
+        self.num_labels, self.ignored_as = num_labels, ignored_as
+
+    def __call__(self, items: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """Returns `pixel_values` (B, 3, H, W) float and `labels` (B, C) float."""
+        targets = torch.zeros(len(items), self.num_labels)
+        for target, item in zip(targets, items, strict=True):
+            if self.ignored_as == "ignore":
+                target[list(item.get("ignored") or [])] = IGNORED
+            target[list(item["labels"])] = 1.0
+        return {"pixel_values": torch.stack([item["pixel_values"] for item in items]), "labels": targets}

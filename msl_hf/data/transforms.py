@@ -1,0 +1,119 @@
+"""Images -> pixel values: random crops and flips in training, the image processor itself in evaluation."""
+
+import math
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as tv
+from transformers import AutoImageProcessor, ViTImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+
+from .schema import read_image, undecoded
+
+CROP_SCALE = (0.7, 1.0)  # share of the image's area that a training crop covers
+CROP_RATIO = (3 / 4, 4 / 3)  # width / height of a training crop
+
+
+def build_processor(
+    backbone: str | os.PathLike | None,
+    image_size: int | tuple[int, int],
+    image_mean: list[float] | None = None,
+    image_std: list[float] | None = None,
+) -> ViTImageProcessor:
+    """The image processor of a model: squash-resize to the input size, then the backbone's own normalisation.
+
+    Args:
+        backbone: Hub id or folder whose mean, standard deviation and interpolation are taken; None, or a backbone
+            without any, gives ImageNet's mean and standard deviation and bicubic interpolation.
+        image_size: Side or (H, W) in pixels.
+        image_mean: Overrides the mean, in [0, 1] units. The reference uses `[0, 0, 0]` on VOC and COCO.
+        image_std: Overrides the standard deviation. The reference uses `[1, 1, 1]` on VOC and COCO.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    mean, std, resample = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling.BICUBIC
+    if backbone is not None:
+        try:
+            source = AutoImageProcessor.from_pretrained(backbone)
+        except (OSError, ValueError):  # a backbone without a processor
+            source = None
+        if hasattr(source, "data_config"):  # timm
+            mean, std = source.data_config["mean"], source.data_config["std"]
+            resample = PILImageResampling[source.data_config["interpolation"].upper()]
+        elif source is not None and getattr(source, "image_mean", None) is not None:
+            mean, std, resample = source.image_mean, source.image_std, source.resample
+    return ViTImageProcessor(
+        size={"height": height, "width": width},
+        image_mean=list(image_mean or mean),
+        image_std=list(image_std or std),
+        resample=resample,
+    )
+
+
+class ImageDataset(Dataset):
+    """Rows of the schema, decoded and transformed when they are read.
+
+    The augmentation of a sample is a function of (seed, epoch, index): the same in every worker, in a resumed run, and
+    in the plain and the MSL run that are compared.
+
+    Args:
+        dataset: A `datasets.Dataset` of the schema.
+        processor: The model's image processor; in evaluation it makes the pixel values.
+        augment: Horizontal flip and a random crop of 70 to 100 % of the area, for training.
+        seed: Seed of the augmentation.
+    """
+
+    def __init__(self, dataset, processor: ViTImageProcessor, augment: bool = False, seed: int = 0):
+        self.dataset = undecoded(dataset)
+        self.processor, self.augment, self.seed = processor, augment, seed
+        # In shared memory, so that workers that already run see the epoch change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the augmentation of this epoch from now on."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.dataset[index]
+        image = read_image(row)
+        if self.augment:
+            rng = np.random.default_rng([self.seed, int(self._epoch), index])
+            pixel_values = augmented_pixel_values(image, self.processor, rng)
+        else:
+            pixel_values = self.processor(image, return_tensors="pt")["pixel_values"][0]
+        return {"pixel_values": pixel_values, "labels": row["labels"], "ignored": row.get("ignored")}
+
+
+def augmented_pixel_values(image: Image.Image, processor: ViTImageProcessor, rng: np.random.Generator) -> torch.Tensor:
+    """(3, H, W) normalised pixel values of a random crop, flipped half of the time."""
+    top, left, height, width = random_crop(image.height, image.width, rng)
+    pixels = tv.resized_crop(
+        tv.pil_to_tensor(image),
+        top,
+        left,
+        height,
+        width,
+        [processor.size["height"], processor.size["width"]],
+        interpolation=tv.InterpolationMode(PILImageResampling(processor.resample).name.lower()),
+        antialias=True,
+    )
+    if rng.random() < 0.5:
+        pixels = pixels.flip(2)
+    return tv.normalize(tv.to_dtype(pixels, torch.float32, scale=True), processor.image_mean, processor.image_std)
+
+
+def random_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop with CROP_SCALE of the area and an aspect ratio within CROP_RATIO."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*CROP_SCALE)
+        ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top, left = rng.integers(height - crop_height + 1), rng.integers(width - crop_width + 1)
+            return int(top), int(left), crop_height, crop_width
+    return 0, 0, height, width  # a very long image: no such crop fits

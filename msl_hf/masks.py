@@ -1,0 +1,382 @@
+"""Partial inputs: banks of binary masks, and the one function that paints them over a batch of images."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import cached_assets_path
+from PIL import Image, ImageDraw
+
+RESOLUTION = 512  # side of a stored mask in pixels; that of the NVIDIA irregular masks
+MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+GENERATOR_VERSION = 1  # part of the cache's file name: raise it whenever the drawing below changes
+
+
+def counter_generator(*counters: int) -> torch.Generator:
+    """A CPU generator that depends on the given non-negative counters alone (seed, step, rank, ...).
+
+    Randomness that is a function of counters needs no saved state: a resumed run draws what the uninterrupted one
+    would have drawn, and every rank draws something else.
+    """
+    state = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))  # manual_seed takes a signed 64-bit number
+
+
+def apply_mask(
+    pixel_values: torch.Tensor,
+    keep: torch.Tensor,
+    image_mean: Iterable[float] | None = None,
+    image_std: Iterable[float] | None = None,
+    fill: str = "black",
+    keep_value: float = 1.0,
+) -> torch.Tensor:
+    """Remove pixels from normalised images: `x * M` of the paper's equation 1, done in [0, 1] space.
+
+    Args:
+        pixel_values: (B, 3, H, W) float, normalised as `(rgb - image_mean) / image_std` with rgb in [0, 1].
+        keep: (B, 1, H, W) bool, True = keep.
+        image_mean: The three means of the normalisation. Needed for `fill="black"` and for `keep_value != 1`.
+        image_std: The three standard deviations, likewise.
+        fill: `"black"` paints removed pixels black whatever the normalisation; `"zero"` sets them to 0 in normalised
+            space, which is the colour `image_mean`.
+        keep_value: Factor on the kept pixels in [0, 1] space. 1 is the binary mask; 225/255 = 0.882 is the
+            unbinarised mask of Table 5.
+
+    Returns:
+        A new (B, 3, H, W) tensor of the dtype of `pixel_values`.
+
+    Raises:
+        ValueError: for an unknown fill, a keep that does not fit the images, or a missing mean or std.
+
+    Examples:
+        >>> images = torch.ones(2, 3, 4, 4)
+        >>> keep = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+        >>> apply_mask(images, keep, image_mean=[0.5] * 3, image_std=[0.5] * 3).unique()
+        tensor([-1.])
+    """
+    if fill not in ("black", "zero"):
+        raise ValueError(f"fill must be 'black' or 'zero', got {fill!r}")
+    expected = (pixel_values.shape[0], 1, *pixel_values.shape[-2:])
+    if tuple(keep.shape) != expected or keep.dtype != torch.bool:
+        raise ValueError(f"keep must be a bool tensor of shape {expected}, got {keep.dtype} {tuple(keep.shape)}")
+    if fill == "zero" and keep_value == 1.0:
+        return pixel_values.masked_fill(~keep, 0.0)
+    if image_mean is None or image_std is None:
+        raise ValueError("apply_mask needs image_mean and image_std for fill='black' or keep_value != 1; "
+                         "pass those of the image processor, or use fill='zero' with keep_value=1")  # fmt: skip
+    mean = pixel_values.new_tensor(list(image_mean)).view(1, -1, 1, 1)
+    std = pixel_values.new_tensor(list(image_std)).view(1, -1, 1, 1)
+    black = -mean / std
+    removed = black if fill == "black" else torch.zeros_like(black)
+    # In [0, 1] space x * v; back in normalised space that is x * v + black * (1 - v).
+    kept = pixel_values if keep_value == 1.0 else pixel_values * keep_value + black * (1.0 - keep_value)
+    return torch.where(keep, kept, removed)
+
+
+class MaskBank:
+    """A set of binary masks to draw from, one independent mask per image.
+
+    Masks are held bit-packed (1,000 masks of 512 x 512 take 33 MB) and gathered on the target device in one indexing
+    operation, with nearest-neighbour resizing and random flips.
+
+    Args:
+        keep: (N, H, W) bool array or tensor, True = keep, False = removed. H = W = 512 unless you made them yourself.
+
+    Attributes:
+        hole_ratios: (N,) float tensor, the share of removed pixels of every mask, computed from the mask.
+
+    Examples:
+        >>> bank = MaskBank.generate(8, hole_ratio=(0.5, 0.6), seed=0)
+        >>> bank.sample(4, (224, 224)).shape
+        torch.Size([4, 1, 224, 224])
+    """
+
+    def __init__(self, keep: np.ndarray | torch.Tensor):
+        keep = np.asarray(keep)
+        if keep.ndim != 3 or keep.dtype != np.bool_ or len(keep) == 0:
+            raise ValueError(f"MaskBank takes (N, H, W) bool masks with N >= 1, got {keep.dtype} {keep.shape}")
+        hole_ratios = torch.from_numpy(1.0 - keep.reshape(len(keep), -1).mean(axis=1)).float()
+        self._set(np.packbits(keep, axis=2), hole_ratios, keep.shape[1:])
+
+    def _set(self, packed: np.ndarray, hole_ratios: torch.Tensor, mask_size: tuple[int, int]) -> None:
+        self._packed = {torch.device("cpu"): torch.from_numpy(packed)}  # (N, H, ceil(W / 8)) uint8 for each device
+        self.hole_ratios = hole_ratios
+        self._mask_size = tuple(mask_size)
+
+    @classmethod
+    def _from_packed(cls, packed: np.ndarray, hole_ratios: torch.Tensor, mask_size: tuple[int, int]) -> "MaskBank":
+        bank = cls.__new__(cls)
+        bank._set(packed, hole_ratios, mask_size)
+        return bank
+
+    def __len__(self) -> int:
+        return len(self.hole_ratios)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Mask `index` as stored: (H, W) bool, True = keep."""
+        packed = self._packed[torch.device("cpu")][index].numpy()
+        return torch.from_numpy(np.unpackbits(packed, axis=1, count=self._mask_size[1]).astype(bool))
+
+    def __repr__(self) -> str:
+        low, high = self.hole_ratios.min().item(), self.hole_ratios.max().item()
+        return f"{type(self).__name__}({len(self)} masks, hole ratio {low:.3f} to {high:.3f})"
+
+    @classmethod
+    def generate(cls, count: int, hole_ratio: tuple[float, float] = (0.5, 0.6), seed: int = 0) -> "MaskBank":
+        """Irregular masks made of random streaks and holes, as hard as the NVIDIA test masks of the same hole ratio.
+
+        About half of the masks leave the image border untouched. Mask `i` depends on `seed` and `i` alone. The result
+        is cached on disk in the Hugging Face assets cache (`HF_ASSETS_CACHE`).
+
+        Args:
+            count: Number of masks.
+            hole_ratio: Closed interval, within [0, 1], that holds the hole ratio of **every** mask.
+            seed: Seed of the drawing.
+        """
+        low, high = _check_interval(hole_ratio)
+        if high - low < 1e-3:
+            raise ValueError(f"hole_ratio {tuple(hole_ratio)} is narrower than 0.001; widen the interval")
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}")
+        name = f"irregular-v{GENERATOR_VERSION}-n{count}-{low:g}-{high:g}-s{seed}.npy"
+        path = cached_assets_path("msl_hf", namespace="masks") / name
+        try:
+            packed = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it draws
+                packed = np.stack(list(pool.map(lambda i: _draw_irregular([seed, i], low, high), range(count))))
+            _save_atomically(path, packed)
+        return cls._from_packed(packed, _packed_hole_ratios(packed), (RESOLUTION, RESOLUTION))
+
+    @classmethod
+    def from_folder(
+        cls, path: str | os.PathLike, hole: str, hole_ratio: tuple[float, float] | None = None
+    ) -> "MaskBank":
+        """Masks from a folder of image files, in the order of the file names.
+
+        Args:
+            path: Folder, searched recursively. Masks of another size than 512 x 512 are resized (nearest neighbour).
+            hole: `"white"` or `"black"`: the colour of removed pixels. NVIDIA's test masks are `"white"`; QD-IMD and
+                NVIDIA's training masks are `"black"`.
+            hole_ratio: Keep only masks whose computed hole ratio lies in this closed interval; None keeps all.
+
+        Raises:
+            ValueError: naming the folder or file, where there is no mask in the interval, where a file is no
+                two-valued mask, or where the hole ratios say that `hole` is the wrong colour.
+        """
+        if hole not in ("white", "black"):
+            raise ValueError(f"hole must be 'white' or 'black' (the colour of removed pixels), got {hole!r}")
+        low, high = _check_interval(hole_ratio or (0.0, 1.0))
+        path = Path(path)
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such folder of masks")
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in MASK_SUFFIXES)
+        if not files:
+            raise ValueError(f"{path}: holds no mask files ({', '.join(MASK_SUFFIXES)})")
+
+        def read(file: Path) -> tuple[float, np.ndarray | None]:
+            holes = _read_holes(file, hole)
+            ratio = float(holes.mean())
+            return ratio, np.packbits(~holes, axis=1) if low <= ratio <= high else None
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            read_files = list(pool.map(read, files))
+        all_ratios = np.array([ratio for ratio, _ in read_files])
+        chosen = [packed for _, packed in read_files if packed is not None]
+        other = "black" if hole == "white" else "white"
+        found = (
+            f"{path}: with hole={hole!r} its {len(files)} masks remove {all_ratios.min():.0%} to {all_ratios.max():.0%} "
+            f"of the image (median {np.median(all_ratios):.0%})"
+        )
+        # A folder that mostly removes more than was asked for has almost certainly been read with the colours swapped.
+        swapped = hole_ratio is not None and np.median(all_ratios) > max(high, 0.5) and 1 - np.median(all_ratios) < high
+        if swapped:
+            raise ValueError(f"{found}; the colours look swapped: pass hole={other!r}")
+        if not chosen:
+            raise ValueError(f"{found}, none within the hole ratio {low:g} to {high:g}; "
+                             f"choose another interval, or hole={other!r} if white and black are swapped")  # fmt: skip
+        packed = np.stack(chosen)
+        return cls._from_packed(packed, _packed_hole_ratios(packed), (RESOLUTION, RESOLUTION))
+
+    @classmethod
+    def patches(cls, ratio: float = 0.75, patch: int = 16) -> "MaskBank":
+        """Random square patches as in masked autoencoders (Table 8), drawn at the size of the image for every sample.
+
+        Args:
+            ratio: Share of the patches that is removed, in (0, 1).
+            patch: Side of a patch in pixels of the network's input.
+        """
+        return _PatchBank(ratio, patch)
+
+    def split(self, fraction: float = 0.5) -> tuple["MaskBank", "MaskBank"]:
+        """Two disjoint banks (train, test), by position; evaluation never sees a training mask.
+
+        Positions are taken in turn rather than as two blocks, because mask folders are ordered by difficulty.
+
+        Args:
+            fraction: Share of the masks that goes to the first bank, in (0, 1).
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+        steps = np.floor(np.arange(len(self) + 1) * fraction + 1e-9)
+        in_train = np.diff(steps) > 0
+        if in_train.all() or not in_train.any():
+            raise ValueError(f"{len(self)} masks cannot be split into two banks at {fraction}; use more masks")
+        packed = self._packed[torch.device("cpu")].numpy()
+        train, test = (
+            self._from_packed(packed[part], self.hole_ratios[torch.from_numpy(part)], self._mask_size)
+            for part in (in_train, ~in_train)
+        )
+        return train, test
+
+    def sample(
+        self,
+        batch_size: int,
+        size: int | tuple[int, int],
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """One independent random mask per image, randomly flipped, resized by nearest neighbour.
+
+        Args:
+            batch_size: B.
+            size: Side or (H, W) of the images in pixels.
+            device: Where the masks are gathered and returned.
+            generator: CPU generator; the same generator state gives the same masks on every device.
+
+        Returns:
+            (B, 1, H, W) bool, True = keep.
+        """
+        height, width = (size, size) if isinstance(size, int) else size
+        device = torch.device(device)
+        if device not in self._packed:
+            self._packed[device] = self._packed[torch.device("cpu")].to(device)
+        index = torch.randint(len(self), (batch_size, 1, 1), generator=generator).to(device)
+        flip = torch.randint(2, (2, batch_size, 1), generator=generator).to(device).bool()
+        rows = _nearest(self._mask_size[0], height, flip[0], device)
+        columns = _nearest(self._mask_size[1], width, flip[1], device).unsqueeze(1)
+        packed = self._packed[device][index, rows.unsqueeze(2), columns >> 3]
+        return ((packed >> (7 - (columns & 7)).to(torch.uint8)) & 1).bool().unsqueeze(1)
+
+
+class _PatchBank(MaskBank):
+    """The bank behind `MaskBank.patches`: nothing is stored, every sample is drawn."""
+
+    def __init__(self, ratio: float, patch: int):
+        if not 0 < ratio < 1 or patch < 1:
+            raise ValueError(f"patches need a ratio in (0, 1) and a patch of at least 1 pixel, got {ratio}, {patch}")
+        self.ratio, self.patch = ratio, patch
+        self.hole_ratios = torch.tensor([ratio], dtype=torch.float32)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.sample(1, RESOLUTION, generator=counter_generator(index))[0, 0]
+
+    def split(self, fraction: float = 0.5) -> tuple[MaskBank, MaskBank]:
+        """The bank twice: nothing is stored, and at 14 x 14 patches two draws practically never coincide."""
+        return self, self
+
+    def sample(self, batch_size, size, device="cpu", generator=None) -> torch.Tensor:
+        height, width = (size, size) if isinstance(size, int) else size
+        rows, columns = -(-height // self.patch), -(-width // self.patch)
+        removed = round(self.ratio * rows * columns)
+        order = torch.rand(batch_size, rows * columns, generator=generator).argsort(dim=1).to(device)
+        keep = (order.argsort(dim=1) >= removed).view(batch_size, 1, rows, columns)
+        keep = keep.repeat_interleave(self.patch, dim=2).repeat_interleave(self.patch, dim=3)
+        return keep[:, :, :height, :width]
+
+
+def _check_interval(hole_ratio: tuple[float, float]) -> tuple[float, float]:
+    low, high = hole_ratio
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"hole_ratio must be an interval within [0, 1], got {tuple(hole_ratio)}")
+    return float(low), float(high)
+
+
+def _nearest(source: int, target: int, flip: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Source index of every target pixel's centre (what Pillow's NEAREST does), reversed where `flip` (B, 1) is set."""
+    index = ((torch.arange(target, device=device) + 0.5) * (source / target)).long().clamp(max=source - 1)
+    return torch.where(flip, index.flip(0), index)
+
+
+def _packed_hole_ratios(packed: np.ndarray) -> torch.Tensor:
+    kept = np.bitwise_count(packed).reshape(len(packed), -1).sum(axis=1, dtype=np.int64)
+    return torch.from_numpy(1.0 - kept / RESOLUTION**2).float()
+
+
+def _save_atomically(path: Path, packed: np.ndarray) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            np.save(file, packed, allow_pickle=False)
+        os.replace(file.name, path)
+    except OSError:
+        pass  # a read-only or full cache only costs the few seconds of drawing again
+
+
+def _read_holes(file: Path, hole: str) -> np.ndarray:
+    """The removed pixels of a mask file: (512, 512) bool."""
+    try:
+        with Image.open(file) as image:
+            grey = np.asarray(image.convert("L").resize((RESOLUTION, RESOLUTION), Image.Resampling.NEAREST))
+    except Exception as error:  # Pillow raises half a dozen types for broken files
+        raise ValueError(f"{file}: cannot be read as a mask ({error}); remove it from the folder") from error
+    between = float(((grey > 64) & (grey < 192)).mean())
+    if between > 0.1:
+        raise ValueError(f"{file}: {between:.0%} of its pixels are neither black nor white; not a binary mask")
+    return (grey >= 128) == (hole == "white")
+
+
+def _draw_irregular(seed: list[int], low: float, high: float) -> np.ndarray:
+    """One bit-packed keep mask (512, 64) uint8 whose hole ratio lies in [low, high]."""
+    rng = np.random.default_rng(seed)
+    target = rng.uniform(low, high)
+    # Half of NVIDIA's masks leave the border alone; a frame wider than the interval allows would never be filled.
+    margin = int(rng.integers(8, 25)) if rng.random() < 0.5 and high < 0.75 else 0
+    image = Image.new("L", (RESOLUTION, RESOLUTION), 0)
+    scale = max(high, 0.05) ** 0.5
+    ratio = 0.0
+    while ratio < max(low, min(target, high - 2e-4)):
+        candidate = image.copy()
+        if rng.random() < 0.75:
+            _draw_streak(ImageDraw.Draw(candidate), rng, scale)
+        else:
+            _draw_hole(ImageDraw.Draw(candidate), rng, scale)
+        if margin:
+            frame = ImageDraw.Draw(candidate)
+            frame.rectangle((0, 0, RESOLUTION - 1, RESOLUTION - 1), outline=0, width=margin)
+        new_ratio = np.count_nonzero(np.asarray(candidate)) / RESOLUTION**2
+        if new_ratio <= high:
+            image, ratio = candidate, new_ratio
+        else:
+            scale = max(scale * 0.7, 0.01)  # overshot: try again with a smaller brush
+    return np.packbits(np.asarray(image) == 0, axis=1)
+
+
+def _draw_streak(draw: ImageDraw.ImageDraw, rng: np.random.Generator, scale: float) -> None:
+    """A brush stroke with round joints that wanders across the image."""
+    width = max(2, scale * rng.uniform(30, 130))
+    point = rng.uniform(0, RESOLUTION, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    for _ in range(rng.integers(1, 7)):
+        angle += rng.normal(0, 0.8)
+        end = point + scale * rng.uniform(40, 200) * np.array([np.cos(angle), np.sin(angle)])
+        draw.line((*point, *end), fill=255, width=max(1, round(width)))
+        radius = width / 2
+        for x, y in (point, end):
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        point, width = end, width * rng.uniform(0.75, 1.25)
+
+
+def _draw_hole(draw: ImageDraw.ImageDraw, rng: np.random.Generator, scale: float) -> None:
+    """A hole of arbitrary shape: a polygon whose radius varies around its centre."""
+    corners = int(rng.integers(5, 14))
+    angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    radii = scale * rng.uniform(30, 130) * rng.uniform(0.5, 1.5, corners)
+    centre = rng.uniform(0, RESOLUTION, 2)
+    draw.polygon([(centre[0] + r * np.cos(a), centre[1] + r * np.sin(a)) for r, a in zip(radii, angles, strict=True)],
+                 fill=255)  # fmt: skip

@@ -1,0 +1,16 @@
+"""The model as every pushed repository carries it: configuration, heads, network."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from .configuration_msl import MSLConfig
+from .modeling_msl import MSLForImageClassification
+
+AutoConfig.register(MSLConfig.model_type, MSLConfig)
+AutoModel.register(MSLConfig, MSLForImageClassification)
+AutoModelForImageClassification.register(MSLConfig, MSLForImageClassification)
+
+# From here on save_pretrained copies the files of this folder into the repository, which then loads without msl_hf.
+MSLConfig.register_for_auto_class()
+MSLForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+__all__ = ["MSLConfig", "MSLForImageClassification"]

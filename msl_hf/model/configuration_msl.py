@@ -1,0 +1,74 @@
+"""Configuration of an MSL classifier. No `from __future__ import annotations` here: it disables `@strict`."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+HEADS = ("csra", "linear")
+CSRA_HEADS = (1, 2, 4, 6, 8)
+
+
+@strict
+class MSLConfig(PreTrainedConfig):
+    """A backbone, a multi-label head, and nothing that only training needs.
+
+    Args:
+        backbone_config: Configuration of any `transformers` image model: timm networks as `timm_wrapper`, native ones
+            (ResNet, ConvNext, ViT, DINOv2, Swin, ...) as they are. A dictionary needs `model_type`.
+        head: `"csra"` (class-specific residual attention) or `"linear"` (global average pooling).
+        num_heads: Number of CSRA heads: 1, 2, 4, 6 or 8.
+        csra_lambda: Weight of the class-specific residual attention, lambda in PAPER section "CSRA head".
+        image_size: Side, or [H, W], of the network's input in pixels.
+        thresholds: Optional probability threshold of every class, in (0, 1); None means 0.5 for all.
+        unused_parameters: Backbone parameters that the head never reads (poolers, mask tokens). They are frozen, so
+            that optimizers skip them and distributed training need not search for them.
+    """
+
+    model_type = "msl"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    head: str = "csra"
+    num_heads: int = 1
+    csra_lambda: float | int = 0.1
+    image_size: int | list[int] | tuple[int, ...] = 224
+    thresholds: list[float] | None = None
+    unused_parameters: list[str] | tuple[str, ...] = ()
+
+    def __post_init__(self, **kwargs):
+        backbone = self.backbone_config if self.backbone_config is not None else {"model_type": "timm_wrapper"}
+        if isinstance(backbone, dict):
+            model_type = backbone.get("model_type")
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(f"backbone_config needs a model_type that transformers knows, got {model_type!r}")
+            backbone = CONFIG_MAPPING[model_type].from_dict(backbone)
+        self.backbone_config = backbone
+        # Unset, pipelines would apply a softmax and losses would guess.
+        kwargs["problem_type"] = kwargs.get("problem_type") or "multi_label_classification"
+        super().__post_init__(**kwargs)
+        # A repository has one auto class for each class of ours; this gives the model its second one.
+        auto_map = getattr(self, "auto_map", None) or {}
+        self.auto_map = {**auto_map, "AutoModel": "modeling_msl.MSLForImageClassification"}
+
+    def validate_head(self):
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {HEADS}, got {self.head!r}")
+        if self.num_heads not in CSRA_HEADS:
+            raise ValueError(f"num_heads must be one of {CSRA_HEADS}, got {self.num_heads}")
+
+    def validate_image_size(self):
+        sides = [self.image_size] if isinstance(self.image_size, int) else list(self.image_size)
+        if len(sides) not in (1, 2) or min(sides) < 1:
+            raise ValueError(f"image_size must be a positive side or [height, width], got {self.image_size}")
+
+    def validate_thresholds(self):
+        if self.thresholds is None:
+            return
+        if len(self.thresholds) != self.num_labels:
+            raise ValueError(f"{len(self.thresholds)} thresholds for {self.num_labels} classes; give one each")
+        if not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise ValueError(f"thresholds are probabilities strictly between 0 and 1, got {self.thresholds}")
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """(H, W) of the network's input in pixels."""
+        return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)

@@ -1,0 +1,114 @@
+"""Heads that turn local features into class scores, and the binary cross-entropy that honours ignored labels.
+
+A head takes features at locations, (B, L, D), so that every backbone layout looks the same to it.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+IGNORED = -100.0  # target of an entry that counts neither as positive nor as negative
+
+# Temperatures of the heads by their number (Zhu and Wu 2021); 99 stands for the maximum over the locations.
+TEMPERATURES = {1: [1], 2: [1, 99], 4: [1, 2, 4, 99], 6: [1, 2, 3, 4, 5, 99], 8: [1, 2, 3, 4, 5, 6, 7, 99]}
+
+
+class CSRAHead(nn.Module):
+    """Class-specific residual attention (Zhu and Wu, ICCV 2021), all heads in one matrix product.
+
+    With s[b, k, c] = w_c . x[b, k] / ||w_c||, head h scores
+    `mean_k s + csra_lambda * sum_k softmax_k(T_h * s) * s`, and the logit is the sum over heads. Every head has its
+    own weight; there is no bias, and features are not normalised.
+
+    Args:
+        in_features: D.
+        num_labels: C.
+        num_heads: 1, 2, 4, 6 or 8; the temperatures follow from it.
+        csra_lambda: Weight of the attention term.
+
+    Examples:
+        >>> head = CSRAHead(in_features=16, num_labels=5, num_heads=2)
+        >>> head(torch.randn(3, 49, 16)).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, in_features: int, num_labels: int, num_heads: int = 1, csra_lambda: float = 0.1):
+        super().__init__()
+        if num_heads not in TEMPERATURES:
+            raise ValueError(f"num_heads must be one of {tuple(TEMPERATURES)}, got {num_heads}")
+        self.num_heads = num_heads
+        self.num_labels = num_labels
+        self.csra_lambda = csra_lambda
+        bound = 1 / math.sqrt(in_features)  # as a 1x1 convolution is initialised; it sets the size of the gradients
+        self.weight = nn.Parameter(torch.empty(num_heads, num_labels, in_features).uniform_(-bound, bound))
+
+    def score_maps(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) features -> (B, L, num_heads, C) scores s of every head at every location."""
+        scores = F.linear(features, F.normalize(self.weight, dim=-1).flatten(0, 1))
+        return scores.unflatten(-1, (self.num_heads, self.num_labels))
+
+    def class_maps(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) features -> (B, L, C): the scores summed over heads; their mean over L is the logit at lambda 0."""
+        return self.score_maps(features).sum(dim=2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) features -> (B, C) logits."""
+        scores = self.score_maps(features)
+        if not self.csra_lambda:
+            return scores.mean(dim=1).sum(dim=1)
+        temperatures = TEMPERATURES[self.num_heads]
+        # The maximum is the last head where there are several.
+        num_soft = len(temperatures) - (temperatures[-1] == 99)
+        soft = scores[:, :, :num_soft]
+        tempered = soft if num_soft == 1 else soft * soft.new_tensor(temperatures[:num_soft]).view(-1, 1)
+        attention = (tempered.softmax(dim=1) * soft).sum(dim=1).sum(dim=1)
+        if num_soft < len(temperatures):
+            attention = attention + scores[:, :, -1].amax(dim=1)
+        return scores.mean(dim=1).sum(dim=1) + self.csra_lambda * attention
+
+
+class LinearHead(nn.Module):
+    """Global average pooling and one linear layer: the plain classifier of Table 13.
+
+    Args:
+        in_features: D.
+        num_labels: C.
+    """
+
+    def __init__(self, in_features: int, num_labels: int):
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(num_labels, in_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(num_labels))
+
+    def class_maps(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) features -> (B, L, C) class activation maps; their mean over L is the logit."""
+        return F.linear(features, self.weight, self.bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) features -> (B, C) logits."""
+        return F.linear(features.mean(dim=1), self.weight, self.bias)
+
+
+def mean_over_valid(losses: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean of (B, C) losses over the entries whose target is not ignored (-100); nothing left gives 0, gradient 0."""
+    valid = targets != IGNORED
+    return losses.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def multilabel_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy with logits, averaged over the entries that are not ignored, computed in float32.
+
+    Args:
+        logits: (B, C).
+        targets: (B, C) with values in [0, 1], or -100 where the entry is ignored.
+
+    Returns:
+        A scalar; 0 with gradient 0 where every entry is ignored.
+    """
+    losses = F.binary_cross_entropy_with_logits(
+        logits.float(), targets.float().masked_fill(targets == IGNORED, 0.0), reduction="none"
+    )
+    return mean_over_valid(losses, targets)

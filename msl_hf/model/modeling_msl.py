@@ -1,0 +1,304 @@
+"""The network: any `transformers` image backbone, local features, a multi-label head.
+
+No `from __future__ import annotations` here: it breaks `AutoModel.register`.
+"""
+
+import inspect
+import math
+import os
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import logging
+
+from .configuration_msl import MSLConfig
+from .heads_msl import CSRAHead, LinearHead, multilabel_bce
+
+PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")  # as native backbones name them
+
+
+class MSLForImageClassification(PreTrainedModel):
+    """Multi-label image classifier. Training with masks happens in `MSLTrainer`; inference is this model alone.
+
+    Make one from a pretrained backbone with `from_backbone`, from a saved model with `from_pretrained`.
+    """
+
+    config_class = MSLConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean: Trainer must divide it by the accumulation steps
+
+    def __init__(self, config: MSLConfig):
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        self.head = self._build_head()
+        self._backbone_kwargs = _backbone_kwargs(self.backbone)
+        self.post_init()
+        self._freeze_unused_parameters()
+
+    def _build_head(self) -> CSRAHead | LinearHead:
+        in_features = _num_features(self.backbone)
+        if self.config.head == "linear":
+            return LinearHead(in_features, self.config.num_labels)
+        return CSRAHead(in_features, self.config.num_labels, self.config.num_heads, self.config.csra_lambda)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        # Only heads: backbones initialise themselves. Through transformers' functions, so that weights that were
+        # loaded are left alone and missing or mismatched ones never stay as uninitialised memory.
+        if isinstance(module, CSRAHead | LinearHead):
+            bound = 1 / math.sqrt(module.weight.shape[-1])
+            init.uniform_(module.weight, -bound, bound)
+            if isinstance(module, LinearHead):
+                init.zeros_(module.bias)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
+        # The wrapped backbone knows how to checkpoint itself; the head is cheap.
+        if enable:
+            self.backbone.gradient_checkpointing_enable()
+        else:
+            self.backbone.gradient_checkpointing_disable()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike,
+        label_names: list[str],
+        head: str = "csra",
+        num_heads: int = 1,
+        csra_lambda: float = 0.1,
+        image_size: int | tuple[int, int] | None = None,
+        pretrained: bool = True,
+    ) -> "MSLForImageClassification":
+        """A new classifier on a pretrained backbone, with a fresh head.
+
+        Args:
+            backbone: Hub id or folder of an image model: `"timm/resnet101.tv_in1k"`, `"facebook/dinov2-base"`, ... With
+                `pretrained=False` also the bare name of a timm architecture.
+            label_names: The class names in order; C of them.
+            head: `"csra"` or `"linear"`.
+            num_heads: Number of CSRA heads: 1, 2, 4, 6 or 8.
+            csra_lambda: Weight of the class-specific residual attention.
+            image_size: Side or (H, W) of the input in pixels; None keeps the backbone's own. Position embeddings are
+                resampled where the backbone has them.
+            pretrained: False builds the same network with random weights.
+
+        Raises:
+            ValueError: where class names are missing or repeat, or the backbone cannot be used.
+        """
+        id2label = _id2label(label_names)
+        backbone = os.fspath(backbone)
+        if pretrained:
+            verbosity = logging.get_verbosity()
+            logging.set_verbosity_error()  # the report that the ImageNet classifier was left out
+            try:
+                source = AutoModel.from_pretrained(backbone)
+            finally:
+                logging.set_verbosity(verbosity)
+            backbone_config = source.config
+        else:
+            source = None
+            backbone_config = _config_without_weights(backbone)
+        backbone_config.num_labels = 0  # ImageNet's class names have no place in the saved configuration
+        if os.path.isdir(backbone):
+            backbone_config.name_or_path = os.path.basename(os.path.abspath(backbone))  # not where the user keeps it
+        size = _own_size(source if source is not None else backbone_config) if image_size is None else image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        if backbone_config.model_type == "timm_wrapper":
+            _adapt_timm_config(backbone_config, source, height, width)
+        config = MSLConfig(
+            backbone_config=backbone_config,
+            head=head,
+            num_heads=num_heads,
+            csra_lambda=csra_lambda,
+            image_size=height if height == width else [height, width],
+            id2label=id2label,
+            label2id={name: index for index, name in id2label.items()},
+        )
+        model = cls(config)
+        if source is not None:
+            _resample_timm(source, model.backbone, height, width)
+            model.backbone.load_state_dict(source.state_dict())
+        model.config.unused_parameters = model._find_unused_parameters()
+        model._freeze_unused_parameters()
+        return model
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_unused_parameters()  # loading replaces the parameters and forgets that they were frozen
+        return loaded
+
+    def _find_unused_parameters(self) -> list[str]:
+        """Backbone parameters that a backward pass from the logits never reaches (poolers, mask tokens)."""
+        training = self.training
+        self.eval()
+        with torch.enable_grad():
+            logits = self(torch.zeros(1, 3, *self.config.image_height_width)).logits
+        self.train(training)
+        names, parameters = zip(*self.backbone.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+        return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+
+    def _freeze_unused_parameters(self) -> None:
+        for name in self.config.unused_parameters:
+            self.backbone.get_parameter(name).requires_grad_(False)
+
+    def replace_head(self, label_names: list[str]) -> None:
+        """Give the model another class list: a fresh, trainable head; the backbone keeps its weights.
+
+        Args:
+            label_names: The new class names in order.
+        """
+        self.config.id2label = _id2label(label_names)
+        self.config.label2id = {name: index for index, name in self.config.id2label.items()}
+        self.config.thresholds = None
+        self.head = self._build_head().to(self.device, self.dtype)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        keep: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput:
+        """Class logits of a batch of images.
+
+        Args:
+            pixel_values: (B, 3, H, W) float, normalised by the image processor.
+            labels: (B, C) multi-hot targets, -100 = ignored; gives `loss`, the mean binary cross-entropy.
+            keep: (B, 1, H, W) bool, False where `pixel_values` was masked. A hint that lets a network skip what is
+                wholly removed; no backbone makes use of it yet, so it changes nothing.
+            return_dict: False returns the tuple `(loss, logits)` or `(logits,)`.
+
+        Returns:
+            `loss` (scalar or None) and `logits` (B, C); probabilities are their sigmoid.
+        """
+        features, _ = self._local_features(pixel_values)
+        logits = self.head(features)
+        loss = None
+        if labels is not None:
+            if labels.shape != logits.shape:
+                raise ValueError(f"labels must be multi-hot of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
+            loss = multilabel_bce(logits, labels)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def score_maps(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Where the evidence for each class lies: (B, 3, H, W) images -> (B, C, h, w) class score maps.
+
+        The mean of a map over its locations is the class logit without the attention term of CSRA.
+        """
+        features, (height, width) = self._local_features(pixel_values)
+        return self.head.class_maps(features).transpose(1, 2).unflatten(2, (height, width))
+
+    def _local_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """(B, 3, H, W) images -> (B, L, D) features at L = h * w locations, and (h, w)."""
+        hidden = self.backbone(pixel_values, **self._backbone_kwargs).last_hidden_state
+        timm_model = getattr(self.backbone, "timm_model", None)
+        if hidden.dim() == 4 and getattr(timm_model, "output_fmt", "NCHW") == "NHWC":
+            return hidden.flatten(1, 2), tuple(hidden.shape[1:3])
+        if hidden.dim() == 4:
+            return hidden.flatten(2).transpose(1, 2), tuple(hidden.shape[2:])
+        hidden = hidden[:, _num_prefix_tokens(self.backbone) :]
+        return hidden, _grid(hidden.shape[1], *pixel_values.shape[-2:])
+
+
+def _id2label(label_names: list[str]) -> dict[int, str]:
+    label_names = [str(name) for name in label_names]
+    if not label_names:
+        raise ValueError("label_names is empty; a classifier needs the name of at least one class")
+    repeated = sorted({name for name in label_names if label_names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"label_names holds {', '.join(repeated)} more than once")
+    return dict(enumerate(label_names))
+
+
+def _config_without_weights(backbone: str):
+    import timm
+
+    architecture = backbone.removeprefix("timm/").split(".")[0]
+    if not os.path.isdir(backbone) and timm.is_model(architecture):
+        return AutoConfig.for_model("timm_wrapper", architecture=architecture)
+    return AutoConfig.from_pretrained(backbone)
+
+
+def _own_size(source) -> int | tuple[int, int]:
+    """The input size that a backbone (a model, or its configuration where there are no weights) was made for."""
+    config = getattr(source, "config", source)
+    if config.model_type == "timm_wrapper":
+        size = getattr(config, "pretrained_cfg", None) or {}
+        if "input_size" not in size and hasattr(source, "timm_model"):
+            size = source.timm_model.pretrained_cfg
+        return tuple(size["input_size"][-2:]) if "input_size" in size else 224
+    size = getattr(config, "image_size", 224)
+    return size if isinstance(size, int) else tuple(size)
+
+
+def _adapt_timm_config(backbone_config, source, height: int, width: int) -> None:
+    """Note in a timm configuration the input size, where the architecture is built for one."""
+    import timm
+
+    # Without weights the architecture still has to be asked what it can do; building it costs no download.
+    network = source.timm_model if source is not None else timm.create_model(backbone_config.architecture)
+    arguments = dict(backbone_config.model_args or {})
+    if hasattr(network, "set_input_size"):
+        arguments["img_size"] = [height, width]
+    if "dynamic_img_size" in inspect.signature(type(network).__init__).parameters:
+        arguments["dynamic_img_size"] = True  # other sizes at inference, and score maps of non-square images
+    backbone_config.model_args = arguments or None
+    backbone_config.do_pooling = False  # the head reads the local features; a pooled copy would be thrown away
+
+
+def _resample_timm(source, target, height: int, width: int) -> None:
+    """Resample the position embeddings of a timm network to the sizes that the target was built with."""
+    shapes = {name: value.shape for name, value in target.state_dict().items()}
+    if all(shapes.get(name) == value.shape for name, value in source.state_dict().items()):
+        return  # nothing depends on the size
+    network = getattr(source, "timm_model", None)
+    if not hasattr(network, "set_input_size"):
+        raise ValueError(f"{source.config.name_or_path}: its weights do not fit an input of {height} x {width} pixels")
+    arguments = {}
+    if "window_size" in inspect.signature(network.set_input_size).parameters and hasattr(network, "layers"):
+        arguments["window_size"] = [tuple(stage.blocks[0].window_size) for stage in target.timm_model.layers]
+    network.set_input_size(img_size=(height, width), **arguments)
+
+
+def _backbone_kwargs(backbone: PreTrainedModel) -> dict[str, bool]:
+    """Native ViTs interpolate their position embeddings only on request; at their own size this changes nothing."""
+    if "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters:
+        return {"interpolate_pos_encoding": True}
+    return {}
+
+
+def _num_features(backbone: PreTrainedModel) -> int:
+    if hasattr(backbone, "timm_model"):
+        return backbone.timm_model.num_features
+    config = backbone.config
+    sizes = getattr(config, "hidden_sizes", None) or [getattr(config, "hidden_size", None)]
+    if sizes[-1] is None:
+        raise ValueError(f"cannot tell the feature size of a {config.model_type!r} backbone (no hidden_size)")
+    return sizes[-1]
+
+
+def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
+    """Class, distillation and register tokens before the patch tokens; they are no locations."""
+    if hasattr(backbone, "timm_model"):
+        return getattr(backbone.timm_model, "num_prefix_tokens", 0)
+    embeddings = getattr(backbone, "embeddings", None)
+    tokens = (getattr(embeddings, name, None) for name in PREFIX_TOKENS)
+    return sum(token.shape[1] for token in tokens if token is not None)
+
+
+def _grid(num_locations: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of `num_locations` square cells that cover a (height, width) image."""
+    rows = round(math.sqrt(num_locations * height / width))
+    for candidate in (rows, rows + 1, rows - 1):
+        if candidate > 0 and num_locations % candidate == 0:
+            return candidate, num_locations // candidate
+    raise ValueError(f"{num_locations} locations do not form a grid over a {height} x {width} image")

@@ -1,0 +1,1 @@
+"""What the recipes share: arguments, the output folder, and load -> train -> evaluate -> card."""

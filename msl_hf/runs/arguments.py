@@ -1,0 +1,170 @@
+"""Flags and YAML files of the recipes."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..training import MSLTrainingArguments
+
+
+class RunError(Exception):
+    """A mistake in what the user asked for; recipes print the message without a stack trace."""
+
+
+@dataclass
+class ModelArguments:
+    """Which network to train."""
+
+    backbone: str | None = field(default=None, metadata={"help": "Hub id or folder of a pretrained image backbone."})
+    model: str | None = field(default=None, metadata={"help": "Start from this MSL model instead of a backbone."})
+    from_scratch: bool = field(default=False, metadata={"help": "Random weights; --backbone may be a timm name."})
+    image_size: int | None = field(default=None, metadata={"help": "Side of the input; default: the backbone's own."})
+    head: str = field(default="csra", metadata={"help": "csra or linear.", "choices": ["csra", "linear"]})
+    num_heads: int = field(default=1, metadata={"help": "CSRA heads: 1, 2, 4, 6 or 8."})
+    csra_lambda: float = field(default=0.1, metadata={"help": "Weight of the class-specific residual attention."})
+    image_mean: list[float] | None = field(default=None, metadata={"help": "Override the backbone's mean (0 0 0)."})
+    image_std: list[float] | None = field(default=None, metadata={"help": "Override the backbone's std (1 1 1)."})
+
+
+@dataclass
+class DataArguments:
+    """Which images to train on."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "Where the data lie; default: generated scenes."})
+    train_split: str | None = field(default=None, metadata={"help": "Split to train on; default: trainval or train."})
+    selection_split: str = field(
+        default="none", metadata={"help": "Split that chooses the best epoch; none keeps the last. Never test."}
+    )
+    validation_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the training images to hold out as 'validation' where there is none."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on a random part of this size."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on random parts of this size."})
+    drop_bad_images: bool = field(default=False, metadata={"help": "Leave out missing and broken images."})
+
+
+@dataclass
+class MaskArguments:
+    """Which masks to lay over them."""
+
+    masks: str = field(default="generated", metadata={"help": "generated, patches, or a folder of mask files."})
+    eval_masks: str | None = field(default=None, metadata={"help": "Masks of the masked test; default: --masks."})
+    mask_hole: str = field(
+        default="white", metadata={"help": "Colour of holes in mask files.", "choices": ["white", "black"]}
+    )
+    hole_ratio: list[float] = field(
+        default_factory=lambda: [0.5, 0.6], metadata={"help": "Interval of the share of removed pixels."}
+    )
+
+
+@dataclass
+class RunArguments:
+    """What the recipe itself needs beside `MSLTrainingArguments`."""
+
+    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: all cores."})
+
+
+@dataclass
+class Arguments:
+    """All arguments of a training run, and the settings as given, for the record."""
+
+    model: ModelArguments
+    data: DataArguments
+    masks: MaskArguments
+    run: RunArguments
+    training: MSLTrainingArguments
+    given: dict
+
+
+def parse_arguments(argv: Sequence[str], description: str, *extra: type, defaults: str | None = None):
+    """Parse `--config FILE.yaml` and flags; flags override the file.
+
+    Args:
+        argv: Command line without the program's name.
+        description: Shown by `--help`.
+        extra: Further argument dataclasses of the recipe.
+        defaults: YAML file used where no `--config` is given.
+
+    Returns:
+        `Arguments`, followed by one instance for each of `extra`.
+
+    Raises:
+        RunError: for an unknown key or flag, or a value of the wrong kind.
+    """
+    argv = _bare_resume_means_true(list(argv))
+    config = defaults
+    if "--config" in argv:
+        at = argv.index("--config")
+        if at + 1 >= len(argv):
+            raise RunError("--config needs a YAML file")
+        config = argv[at + 1]
+        del argv[at : at + 2]
+    groups = (ModelArguments, DataArguments, MaskArguments, RunArguments, MSLTrainingArguments, *extra)
+    parser = HfArgumentParser(groups, description=description, allow_abbrev=False, prog=Path(sys.argv[0]).name)
+    known = {item.name for group in groups for item in fields(group) if item.init}
+    from_file = _yaml_to_flags(config, known) if config else []
+    *parsed, unknown = parser.parse_args_into_dataclasses(
+        args=[*from_file, *argv], return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise RunError(f"unknown arguments: {' '.join(unknown)} (see --help)")
+    model, data, masks, run, training, *others = parsed
+    _check(model, data, masks)
+    given = {
+        item.name: getattr(group, item.name)
+        for group in (model, data, masks, run, *others)
+        for item in fields(group)
+    }  # fmt: skip
+    return Arguments(model, data, masks, run, training, given), *others
+
+
+def _check(model: ModelArguments, data: DataArguments, masks: MaskArguments) -> None:
+    if model.model and model.backbone:
+        raise RunError("--model and --backbone exclude each other: start from an MSL model or from a backbone")
+    if data.selection_split == "test":
+        raise RunError("--selection_split test would choose the model on the test images; use a validation split")
+    if len(masks.hole_ratio) != 2:
+        raise RunError(f"--hole_ratio takes two numbers, got {masks.hole_ratio}")
+    if not 0 <= data.validation_fraction < 1:
+        raise RunError(f"--validation_fraction must lie in [0, 1), got {data.validation_fraction}")
+    for name, statistics in (("image_mean", model.image_mean), ("image_std", model.image_std)):
+        if statistics is not None and len(statistics) != 3:
+            raise RunError(f"--{name} takes three numbers, got {statistics}")
+
+
+def _bare_resume_means_true(argv: list[str]) -> list[str]:
+    """`--resume_from_checkpoint` alone means "true": the last complete checkpoint."""
+    if "--resume_from_checkpoint" in argv:
+        after = argv.index("--resume_from_checkpoint") + 1
+        if after == len(argv) or argv[after].startswith("--"):
+            argv.insert(after, "true")
+    return argv
+
+
+def _yaml_to_flags(path: str, known: set[str]) -> list[str]:
+    """The settings of a YAML file as flags, so that both are parsed by the same rules (1e-4 is a number in both)."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: is not valid YAML ({error})") from error
+    if settings is None:
+        return []
+    if not isinstance(settings, dict):
+        raise RunError(f"{path}: must hold 'name: value' lines")
+    unknown = sorted(str(key) for key in settings if key not in known)
+    if unknown:
+        raise RunError(f"{path}: unknown {'key' if len(unknown) == 1 else 'keys'} {', '.join(unknown)}")
+    flags = []
+    for key, value in settings.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        flags += [f"--{key}", *(str(item) for item in values)]
+    return flags

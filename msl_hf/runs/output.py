@@ -1,0 +1,106 @@
+"""The output folder: one run each, complete checkpoints, metrics.json."""
+
+import json
+import os
+from pathlib import Path
+
+from .arguments import Arguments, RunError
+
+RUN_FILE = "run.json"
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
+
+# What may differ between the two halves of an interrupted run without making it a different run.
+FREE_SETTINGS = ("cpu_threads", "resume_from_checkpoint", "disable_tqdm", "dataloader_num_workers", "output_dir")
+
+
+def claim_output_dir(arguments: Arguments) -> None:
+    """Note the settings of this run in its output folder; refuse a folder that holds a different run.
+
+    Raises:
+        RunError: naming the settings that differ.
+    """
+    folder = Path(arguments.training.output_dir)
+    settings = run_settings(arguments)
+    file = folder / RUN_FILE
+    if file.is_file():
+        earlier = read_json(file)
+        differing = sorted(key for key in settings.keys() | earlier.keys() if settings.get(key) != earlier.get(key))
+        if differing:
+            changes = ", ".join(f"{key} {earlier.get(key)!r} -> {settings.get(key)!r}" for key in differing[:5])
+            raise RunError(f"{folder} already holds a different run ({changes}); choose another --output_dir")
+    elif (folder / "config.json").is_file() or any(folder.glob("checkpoint-*")):
+        raise RunError(f"{folder} already holds a model or checkpoints of something else; choose another --output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
+
+
+def run_settings(arguments: Arguments) -> dict:
+    """The settings that make a run what it is, as plain JSON values."""
+    training = arguments.training.to_dict()
+    ours = {
+        name: training[name]
+        for name in (
+            "seed", "learning_rate", "weight_decay", "decay_norm_and_bias", "optim", "optim_args", "lr_scheduler_type",
+            "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
+            "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16",
+            "loss_weights", "classification_loss", "head_lr_multiplier", "mask_fill", "mask_keep_value",
+            "masked_forward",
+        )
+    }  # fmt: skip
+    settings = {**arguments.given, **ours}
+    return json.loads(json.dumps({key: value for key, value in settings.items() if key not in FREE_SETTINGS}))
+
+
+def find_checkpoint(output_dir: str, resume: str | None) -> str | None:
+    """The checkpoint that `--resume_from_checkpoint` means.
+
+    Args:
+        output_dir: Folder of the run.
+        resume: None or "false": none. "true": the last complete one (none is an error). Else a path.
+    """
+    if resume is None or resume.lower() == "false":
+        return None
+    if resume.lower() != "true":
+        problem = incompleteness(Path(resume))
+        if problem:
+            raise RunError(f"{resume}: {problem}")
+        return resume
+    folders = sorted(
+        (folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()),
+        key=lambda folder: int(folder.name.split("-")[-1]),
+        reverse=True,
+    )
+    for folder in folders:
+        problem = incompleteness(folder)
+        if problem is None:
+            return str(folder)
+        print(f"Skipping {folder}: {problem}")
+    raise RunError(f"{output_dir}: holds no complete checkpoint; leave out --resume_from_checkpoint to start anew")
+
+
+def incompleteness(checkpoint: Path) -> str | None:
+    """What a checkpoint lacks, None if it is complete. `trainer_state.json` is the last file that Trainer writes."""
+    if not checkpoint.is_dir():
+        return "no such checkpoint folder"
+    missing = [name for name in CHECKPOINT_FILES if not (checkpoint / name).is_file()]
+    if missing:
+        return f"half-written checkpoint, lacks {', '.join(missing)}"
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return "half-written checkpoint, trainer_state.json is missing or cut off"
+    return None
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: is not valid JSON ({error})") from error
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,87 @@
+"""Arguments of the trainer."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class MSLTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with what Masked Supervised Learning adds.
+
+    Defaults that differ from `TrainingArguments`, chosen for fine-tuning on one's own photographs (the paper's own
+    settings are in `recipes/configs/`):
+
+    - `learning_rate` 3e-4 instead of 5e-5, with ten times that for the head; `weight_decay` 0.02 instead of 0;
+    - `lr_scheduler_type` "cosine" instead of "linear", `warmup_steps` 0.05 (a share of all steps) instead of 0;
+    - `num_train_epochs` 20 instead of 3; `per_device_train_batch_size` 16 and `per_device_eval_batch_size` 32
+      instead of 8;
+    - `max_grad_norm` 0 (no clipping) instead of 1;
+    - `dataloader_drop_last` True instead of False; unlike in `Trainer` it concerns training only, so that evaluation
+      scores every image;
+    - `remove_unused_columns` False instead of True, because the model's columns are made when an image is read;
+    - `logging_steps` 50 instead of 500; `save_strategy` "epoch" instead of "steps"; `save_total_limit` 2 instead of
+      unlimited;
+    - `logging_nan_inf_filter` False instead of True: a non-finite loss stops the run and is never averaged away.
+
+    Args:
+        loss_weights: w1, w2, w3 of recognition, masked and consistency term (Table 7). `1 0 0` is plain training, for
+            which no masked forward is run.
+        classification_loss: `"bce"`, or `"asl"` for the asymmetric loss.
+        head_lr_multiplier: Learning rate of the head relative to `learning_rate`.
+        decay_norm_and_bias: Apply `weight_decay` to normalisation weights and biases too, as the paper does.
+        mask_fill: `"black"` (the paper), or `"zero"`: 0 in normalised space, which needs no image processor.
+        mask_keep_value: Factor on kept pixels; 225/255 = 0.882 is the unbinarised mask of Table 5.
+        masked_forward: `"separate"` runs image and masked image one after the other as the paper does, `"joint"` as
+            one batch, which is faster but not the same with batch normalisation or dropout. `"auto"` takes `"joint"`
+            exactly where the two agree.
+        lr_step_epochs: Set to use the paper's schedule in place of `lr_scheduler_type`: linear warm-up over
+            `lr_warmup_epochs`, then a factor 0.1 every so many epochs (4 on VOC, 5 on COCO and WIDER).
+        lr_warmup_epochs: Warm-up of the paper's schedule.
+        channels_last: Keep convolutional weights and images in channels-last memory order, which is faster.
+    """
+
+    learning_rate: float = field(default=3e-4, metadata={"help": "Peak learning rate of the backbone."})
+    weight_decay: float = field(default=0.02, metadata={"help": "Weight decay."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "A schedule of transformers."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps, or below 1 their share of all steps."})
+    num_train_epochs: float = field(default=20.0, metadata={"help": "Epochs."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Training batch of one process."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluation batch of one process."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 is none."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last incomplete training batch."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave False: images are read lazily."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save checkpoints: no, epoch, steps."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: non-finite losses stop."})
+
+    loss_weights: list[float] = field(
+        default_factory=lambda: [0.3, 0.2, 0.5],
+        metadata={"help": "Weights of recognition, masked and consistency term; 1 0 0 is plain training."},
+    )
+    classification_loss: str = field(
+        default="bce", metadata={"help": "Classification loss: bce or asl.", "choices": ["bce", "asl"]}
+    )
+    head_lr_multiplier: float = field(default=10.0, metadata={"help": "Head learning rate / learning rate."})
+    decay_norm_and_bias: bool = field(default=False, metadata={"help": "Weight decay on every parameter (paper)."})
+    mask_fill: str = field(
+        default="black", metadata={"help": "Colour of removed pixels: black or zero.", "choices": ["black", "zero"]}
+    )
+    mask_keep_value: float = field(default=1.0, metadata={"help": "Factor on kept pixels (Table 5: 0.882)."})
+    masked_forward: str = field(
+        default="auto",
+        metadata={"help": "Masked forward: auto, joint or separate.", "choices": ["auto", "joint", "separate"]},
+    )
+    lr_step_epochs: int | None = field(default=None, metadata={"help": "Use the paper's warm-up + step schedule."})
+    lr_warmup_epochs: float = field(default=2.0, metadata={"help": "Warm-up epochs of the paper's schedule."})
+    channels_last: bool = field(default=True, metadata={"help": "Channels-last memory order."})
+
+    def __post_init__(self):
+        for name in ("classification_loss", "mask_fill", "masked_forward"):
+            choices = self.__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if len(self.loss_weights) != 3:
+            raise ValueError(f"loss_weights takes three numbers, got {self.loss_weights}")
+        super().__post_init__()

@@ -1,0 +1,81 @@
+"""The loss of Masked Supervised Learning (equations 1 and 2)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..model.heads_msl import IGNORED, mean_over_valid
+
+
+def binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Unreduced binary cross-entropy with logits, (B, C) -> (B, C): the paper's classification loss."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+class MSLLoss(nn.Module):
+    """`w1 * BCE(z, y) + w2 * BCE(z', y) + w3 * mean((sigmoid(z) - sigmoid(z'))^2)`.
+
+    z are the logits of the recognition branch (the image), z' those of the masked branch (the same network on the
+    masked image). All three means run over the batch and the classes, leaving out ignored entries (-100), and are
+    computed in float32.
+
+    Args:
+        weights: (w1, w2, w3) of recognition, masked and label-consistency term; (0.3, 0.2, 0.5) is the best row of
+            Table 7, (1, 0, 0) plain supervised training, w3 = 0 "MaBr only", w2 = 0 "LaCo only".
+        classification_loss: Replaces the binary cross-entropy: a callable (logits, targets) -> (B, C) losses without
+            reduction, such as `timm.loss.AsymmetricLossMultiLabel(reduction="none")`.
+
+    Examples:
+        >>> loss = MSLLoss()(torch.randn(2, 5), torch.randn(2, 5), torch.ones(2, 5))
+        >>> sorted(loss)
+        ['consistency', 'loss', 'masked', 'recognition']
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float] = (0.3, 0.2, 0.5),
+        classification_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = binary_cross_entropy,
+    ):
+        super().__init__()
+        weights = tuple(float(weight) for weight in weights)
+        if len(weights) != 3 or min(weights) < 0 or sum(weights) == 0:
+            raise ValueError(f"weights must be three numbers >= 0, not all 0 (recognition, masked, consistency), "
+                             f"got {weights}")  # fmt: skip
+        self.weights = weights
+        self.classification_loss = classification_loss
+
+    @property
+    def needs_masked_branch(self) -> bool:
+        """False where w2 = w3 = 0: then the masked forward need not happen at all."""
+        return self.weights[1] > 0 or self.weights[2] > 0
+
+    def forward(
+        self, logits: torch.Tensor, masked_logits: torch.Tensor | None, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The weighted sum and its parts.
+
+        Args:
+            logits: z, (B, C).
+            masked_logits: z', (B, C); may be None where w2 = w3 = 0.
+            labels: y, (B, C) multi-hot, -100 = ignored.
+
+        Returns:
+            Scalars `loss` (weighted sum) and, unweighted, `recognition`, `masked`, `consistency`; without
+            `masked_logits` only `loss` and `recognition`.
+        """
+        if masked_logits is None and self.needs_masked_branch:
+            raise ValueError(f"weights {self.weights} need the logits of the masked branch")
+        logits = logits.float()
+        targets = labels.float().masked_fill(labels == IGNORED, 0.0)
+        components = {"recognition": mean_over_valid(self.classification_loss(logits, targets), labels)}
+        if masked_logits is not None:
+            masked_logits = masked_logits.float()
+            components["masked"] = mean_over_valid(self.classification_loss(masked_logits, targets), labels)
+            difference = logits.sigmoid() - masked_logits.sigmoid()
+            components["consistency"] = mean_over_valid(difference.square(), labels)
+        total = sum(
+            weight * component for weight, component in zip(self.weights, components.values(), strict=False) if weight
+        )
+        return {"loss": total, **components}

@@ -1,0 +1,214 @@
+"""The trainer: `compute_loss` runs the recognition branch and the masked branch."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.utils import logging
+
+from ..masks import MaskBank, apply_mask, counter_generator
+from .arguments import MSLTrainingArguments
+from .callbacks import EpochForDataset
+from .losses import MSLLoss, binary_cross_entropy
+from .precision import run_depthwise_in_float32
+from .schedule import warmup_step_schedule
+
+logger = logging.get_logger(__name__)
+
+
+class MSLTrainer(Trainer):
+    """`Trainer` for Masked Supervised Learning. Evaluation and prediction see whole images only.
+
+    Any data set and collator work that give `pixel_values` (B, 3, H, W) and multi-hot float `labels` (B, C), where
+    -100 marks an ignored entry. All randomness is a function of (seed, step, micro-step, rank): nothing needs saving,
+    and a resumed run equals an uninterrupted one.
+
+    Args:
+        model: An `MSLForImageClassification`, or any model whose parameters outside `head.` form the backbone and
+            whose output has `logits`.
+        args: `MSLTrainingArguments`.
+        masks: Bank of the masked branch; None generates 1,000 irregular masks with hole ratio 0.5 to 0.6.
+        processing_class: Image processor; its mean and standard deviation say what black is. Saved with the model.
+        eval_data_collator: Collator of evaluation and prediction where it differs from `data_collator` (evaluation
+            leaves ignored labels out, training usually counts them as negative).
+        **kwargs: As for `Trainer`.
+    """
+
+    # The loss is a mean over the micro-batch: Trainer has to divide it by the accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: MSLTrainingArguments | None = None,
+        masks: MaskBank | None = None,
+        processing_class: Any = None,
+        eval_data_collator: Callable | None = None,
+        **kwargs,
+    ):
+        args = args if args is not None else MSLTrainingArguments("outputs")
+        self.loss = MSLLoss(args.loss_weights, _classification_loss(args.classification_loss))
+        self.masks = masks
+        self.image_mean = getattr(processing_class, "image_mean", None)
+        self.image_std = getattr(processing_class, "image_std", None)
+        if self.loss.needs_masked_branch:
+            needs_statistics = args.mask_fill == "black" or args.mask_keep_value != 1.0
+            if needs_statistics and (self.image_mean is None or self.image_std is None):
+                raise ValueError("masking needs the image processor's mean and std to know what black is: pass it as "
+                                 "processing_class, or set mask_fill='zero' with mask_keep_value=1")  # fmt: skip
+            if self.masks is None:
+                self.masks = MaskBank.generate(1000, hole_ratio=(0.5, 0.6), seed=0)
+        super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
+        self.eval_data_collator = eval_data_collator or self.data_collator
+        if args.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if args.bf16 and args.device.type == "cpu":
+            run_depthwise_in_float32(self.model)
+        self.joint_forward = args.masked_forward == "joint" or (
+            args.masked_forward == "auto" and joint_equals_separate(self.model)
+        )
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(EpochForDataset(self.train_dataset))
+        self._micro_step = (-1, 0)  # optimizer step, and the number of the micro-batch within it
+        self._component_sums: dict[str, torch.Tensor] = {}
+        self._component_count = 0
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        step, micro_step = self._micro_step
+        step, micro_step = (step, micro_step + 1) if step == self.state.global_step else (self.state.global_step, 0)
+        self._micro_step = (step, micro_step)
+        # Dropout, too, becomes a function of the counters instead of saved generator state.
+        torch.manual_seed(self._counter_generator().initial_seed())
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _counter_generator(self) -> torch.Generator:
+        return counter_generator(self.args.seed, *self._micro_step, self.args.process_index)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Equation 1 in training; plain classification loss of the whole image in evaluation."""
+        pixel_values, labels = inputs["pixel_values"], inputs.get("labels")
+        if labels is None:
+            raise ValueError("the batch has no 'labels'; MSLTrainer needs multi-hot labels (B, C)")
+        if self.args.channels_last:
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        if not model.training:
+            outputs = model(pixel_values=pixel_values)
+            loss = MSLLoss((1, 0, 0), self.loss.classification_loss)(outputs.logits, None, labels)["loss"]
+            return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+        if not self.loss.needs_masked_branch:
+            outputs = model(pixel_values=pixel_values)
+            logits, masked_logits = outputs.logits, None
+        else:
+            keep = self.masks.sample(
+                len(pixel_values), pixel_values.shape[-2:], pixel_values.device, self._counter_generator()
+            )
+            masked = apply_mask(
+                pixel_values, keep, self.image_mean, self.image_std, self.args.mask_fill, self.args.mask_keep_value
+            )
+            if self.joint_forward:
+                outputs = model(pixel_values=torch.cat([pixel_values, masked]))
+                logits, masked_logits = outputs.logits.chunk(2)
+            else:
+                outputs = model(pixel_values=pixel_values)
+                logits, masked_logits = outputs.logits, model(pixel_values=masked).logits
+        losses = self.loss(logits, masked_logits, labels)
+        if not torch.isfinite(losses["loss"]):
+            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+            raise FloatingPointError(
+                f"the loss is not finite at step {self.state.global_step} ({parts}); the checkpoints written so far "
+                "are good. Lower the learning rate, or clip gradients with --max_grad_norm 1"
+            )
+        for name, value in losses.items():
+            if name != "loss":
+                total = self._component_sums.get(name, 0.0)
+                self._component_sums[name] = total + value.detach()
+        self._component_count += 1
+        return (losses["loss"], {"loss": losses["loss"], "logits": logits}) if return_outputs else losses["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each loss component since the last log line, under `loss_<component>`."""
+        if "loss" in logs and self._component_count:
+            for name, total in self._component_sums.items():
+                mean = self.accelerator.reduce(total / self._component_count, reduction="mean")
+                logs[f"loss_{name}"] = mean.item()
+            self._component_sums, self._component_count = {}, 0
+        super().log(logs, start_time)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer of `Trainer`, with the head's parameters in groups of their own learning rate."""
+        if self.optimizer is not None:
+            return super().create_optimizer(model)
+        super().create_optimizer(model)
+        named = (self.model if model is None else model).named_parameters()
+        head = {parameter for name, parameter in named if name.startswith("head.")}
+        groups, self.optimizer.param_groups = self.optimizer.param_groups, []
+        for group in groups:
+            for is_head, multiplier in ((False, 1.0), (True, self.args.head_lr_multiplier)):
+                parameters = [parameter for parameter in group["params"] if (parameter in head) == is_head]
+                if parameters:
+                    self.optimizer.add_param_group(
+                        {**group, "params": parameters, "lr": self.args.learning_rate * multiplier}
+                    )
+        return self.optimizer
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Weight decay for matrices and filters only, or for every parameter as in the paper."""
+        decay_all = self.args.decay_norm_and_bias
+        return [name for name, parameter in model.named_parameters() if decay_all or parameter.ndim > 1]
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if self.lr_scheduler is None and self.args.lr_step_epochs is not None:
+            self.lr_scheduler = warmup_step_schedule(
+                optimizer or self.optimizer,
+                steps_per_epoch=num_training_steps / self.args.num_train_epochs,
+                warmup_epochs=self.args.lr_warmup_epochs,
+                step_epochs=self.args.lr_step_epochs,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self._evaluation_loading():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._evaluation_loading():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _evaluation_loading(self):
+        """Evaluation has its own collator, and scores every image whatever `dataloader_drop_last` says."""
+        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        self.data_collator, self.args.dataloader_drop_last = self.eval_data_collator, False
+        try:
+            yield
+        finally:
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+
+
+def joint_equals_separate(model: nn.Module) -> bool:
+    """Whether one forward of image and masked image together equals two: no batch statistics, no dropout.
+
+    Dropout is looked for in modules and, because native attention applies it as a function, in the configuration.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return False
+        rates = (getattr(module, name, None) for name in ("p", "drop_prob"))
+        if "drop" in type(module).__name__.lower() and any(isinstance(rate, float) and rate > 0 for rate in rates):
+            return False
+    config = getattr(getattr(model, "config", None), "backbone_config", None)
+    settings = vars(config) if config is not None else {}
+    return not any("drop" in name and isinstance(value, float) and value > 0 for name, value in settings.items())
+
+
+def _classification_loss(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    if name == "bce":
+        return binary_cross_entropy
+    from timm.loss import AsymmetricLossMultiLabel
+
+    return AsymmetricLossMultiLabel(reduction="none")
