@@ -1,7 +1,7 @@
 """A training run from its arguments to its model folder."""
 
 import contextlib
-import dataclasses
+import ctypes
 import os
 import shlex
 import sys
@@ -56,7 +56,9 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     """
     start = time.time()
     training = arguments.training
+    keep_freed_memory()
     threads = set_cpu_threads(arguments.run.cpu_threads)
+    transformers.set_seed(training.seed)  # the new head's weights
     # Before the folder is touched: whatever is wrong with the input leaves no trace.
     resume = find_checkpoint(training.output_dir, training.resume_from_checkpoint)
     with user_input():
@@ -112,6 +114,18 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         write_json(output_dir / "metrics.json", report)
         print_report(report, output_dir)
     return report
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed activations instead of giving them back to the kernel after every step.
+
+    Otherwise each step faults its memory in anew, page by page, which costs a fifth of a training step on a CPU.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL("libc.so.6")
+            for parameter, value in ((-3, 2**31 - 1), (-1, 2**31 - 1), (-2, 2**28)):  # mmap, trim threshold; top pad
+                libc.mallopt(parameter, value)
 
 
 def set_cpu_threads(threads: int | None) -> int:
