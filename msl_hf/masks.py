@@ -193,7 +193,9 @@ class MaskBank:
             f"of the image (median {np.median(all_ratios):.0%})"
         )
         # A folder that mostly removes more than was asked for has almost certainly been read with the colours swapped.
-        swapped = hole_ratio is not None and np.median(all_ratios) > max(high, 0.5) and 1 - np.median(all_ratios) < high
+        swapped = (
+            hole_ratio is not None and np.median(all_ratios) > max(high, 0.5) and 1 - np.median(all_ratios) < high
+        )
         if swapped:
             raise ValueError(f"{found}; the colours look swapped: pass hole={other!r}")
         if not chosen:

@@ -2,8 +2,8 @@
 
 from .folder import load_image_folder
 from .scenes import make_scenes
-from .transforms import ImageDataset, build_processor
 from .schema import MultiLabelCollator, check_images
+from .transforms import ImageDataset, build_processor
 from .voc import load_voc
 
 __all__ = [

@@ -128,3 +128,23 @@ def _read_objects(path: Path, class_names: list[str]) -> dict[str, list]:
         objects["difficult"].append(element.findtext("difficult", "0").strip() == "1")
         objects["visible"].append(visible)
     return objects
+
+
+def download_voc(root: str | os.PathLike, year: int = 2007) -> None:
+    """Fetch and unpack the official archives through torchvision, unless they are there already.
+
+    Args:
+        root: Becomes the `VOCdevkit` folder, and has to be called so, because the archives are.
+        year: 2007 (trainval and test) or 2012 (trainval; its test labels are not public).
+    """
+    from torchvision.datasets import VOCDetection
+
+    root = Path(root)
+    if root.name != "VOCdevkit":
+        raise DataError(f"{root}: the archives unpack into a folder called VOCdevkit; end --data_dir with it")
+    for image_set in ("trainval", "test") if year == 2007 else ("trainval",):
+        if not (root / f"VOC{year}" / "ImageSets" / "Main" / f"{image_set}.txt").is_file():
+            try:
+                VOCDetection(root.parent, year=str(year), image_set=image_set, download=True)
+            except (OSError, RuntimeError) as error:
+                raise DataError(f"VOC{year} {image_set} could not be downloaded ({error})") from error

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 
@@ -36,6 +37,7 @@ class DataArguments:
     """Which images to train on."""
 
     data_dir: str | None = field(default=None, metadata={"help": "Where the data lie; default: generated scenes."})
+    dataset_name: str | None = field(default=None, metadata={"help": "How the model card calls the data."})
     train_split: str | None = field(default=None, metadata={"help": "Split to train on; default: trainval or train."})
     selection_split: str = field(
         default="none", metadata={"help": "Split that chooses the best epoch; none keeps the last. Never test."}
@@ -81,14 +83,14 @@ class Arguments:
     given: dict
 
 
-def parse_arguments(argv: Sequence[str], description: str, *extra: type, defaults: str | None = None):
+def parse_arguments(argv: Sequence[str], description: str, *extra: type, without_data: Path | None = None):
     """Parse `--config FILE.yaml` and flags; flags override the file.
 
     Args:
         argv: Command line without the program's name.
         description: Shown by `--help`.
         extra: Further argument dataclasses of the recipe.
-        defaults: YAML file used where no `--config` is given.
+        without_data: YAML file used where neither `--config` nor `--data_dir` is given.
 
     Returns:
         `Arguments`, followed by one instance for each of `extra`.
@@ -96,8 +98,9 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, default
     Raises:
         RunError: for an unknown key or flag, or a value of the wrong kind.
     """
-    argv = _bare_resume_means_true(list(argv))
-    config = defaults
+    argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
+    argv = _bare_resume_means_true(argv)
+    config = None if "--data_dir" in argv else without_data
     if "--config" in argv:
         at = argv.index("--config")
         if at + 1 >= len(argv):
@@ -107,20 +110,36 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, default
     groups = (ModelArguments, DataArguments, MaskArguments, RunArguments, MSLTrainingArguments, *extra)
     parser = HfArgumentParser(groups, description=description, allow_abbrev=False, prog=Path(sys.argv[0]).name)
     known = {item.name for group in groups for item in fields(group) if item.init}
-    from_file = _yaml_to_flags(config, known) if config else []
-    *parsed, unknown = parser.parse_args_into_dataclasses(
-        args=[*from_file, *argv], return_remaining_strings=True, look_for_args_file=False
-    )
+    flags = [*(_yaml_to_flags(config, known) if config else []), *argv]
+    if not {"--bf16", "--fp16"} & set(flags) and "--help" not in flags:
+        flags = [*_default_precision("--use_cpu" in flags), *flags]
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            args=flags, return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:
+        raise RunError(str(error)) from error
     if unknown:
         raise RunError(f"unknown arguments: {' '.join(unknown)} (see --help)")
     model, data, masks, run, training, *others = parsed
     _check(model, data, masks)
+    if training.output_dir in (None, "trainer_output"):
+        raise RunError("say where the model goes: --output_dir FOLDER")
     given = {
         item.name: getattr(group, item.name)
         for group in (model, data, masks, run, *others)
         for item in fields(group)
     }  # fmt: skip
     return Arguments(model, data, masks, run, training, given), *others
+
+
+def _default_precision(use_cpu: bool) -> list[str]:
+    """bfloat16 autocast wherever the hardware computes in it."""
+    if torch.accelerator.is_available() and not use_cpu:
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return ["--bf16", "true"] if has_bf16 else []
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ["--use_cpu", "true", "--bf16", "true"] if has_bf16 else []
 
 
 def _check(model: ModelArguments, data: DataArguments, masks: MaskArguments) -> None:
@@ -146,7 +165,7 @@ def _bare_resume_means_true(argv: list[str]) -> list[str]:
     return argv
 
 
-def _yaml_to_flags(path: str, known: set[str]) -> list[str]:
+def _yaml_to_flags(path: str | Path, known: set[str]) -> list[str]:
     """The settings of a YAML file as flags, so that both are parsed by the same rules (1e-4 is a number in both)."""
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import importlib.metadata
 import os
+import platform
 import shlex
 import sys
 import time
@@ -15,14 +17,16 @@ import transformers
 
 from ..data.schema import MultiLabelCollator, check_images, class_names_of
 from ..data.transforms import ImageDataset, build_processor
+from ..evaluation.figures import plot_training_curves
 from ..evaluation.metrics import METRIC_NAMES, metrics_from_logits
 from ..evaluation.robustness import MaskedDataset
+from ..hub.card import write_card
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
-from ..training import MSLTrainer
+from ..training import MSLTrainer, MSLTrainingArguments
 from ..training.callbacks import SaveBestModel, best_evaluation
 from .arguments import Arguments, DataArguments, MaskArguments, ModelArguments, RunError
-from .output import claim_output_dir, find_checkpoint, write_json
+from .output import claim_output_dir, find_checkpoint, run_settings, write_json
 
 NUM_MASKS = 2000  # generated masks: half for training, half for the masked test
 
@@ -100,6 +104,9 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         results["best"] = {"epoch": best["epoch"], **evaluate(trainer, splits, processor, test_masks, arguments)}
     report = {
         "model": "best" if best else "last",
+        "dataset": arguments.data.dataset_name or arguments.data.data_dir or "generated scenes",
+        "base_model": arguments.model.model or arguments.model.backbone,
+        "num_labels": len(label_names),
         "test_split": splits["names"]["test"],
         "selection_split": splits["names"]["selection"],
         "train_split": splits["names"]["train"],
@@ -108,10 +115,17 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         **results,
         "command": shlex.join(["accelerate", "launch", *sys.argv]),
         "train_seconds": round(train_seconds, 1),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "hardware": hardware(training),
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "msl_hf": importlib.metadata.version("msl_hf"),
+        },
     }
     if trainer.is_world_process_zero():
-        write_json(output_dir / "metrics.json", report)
+        plot_training_curves(trainer.state.log_history, output_dir / "curves.png")
+        write_card(output_dir, report, run_settings(arguments))
+        write_json(output_dir / "metrics.json", report)  # last: with it the run is finished
         print_report(report, output_dir)
     return report
 
@@ -135,6 +149,14 @@ def set_cpu_threads(threads: int | None) -> int:
         threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     torch.set_num_threads(threads)
     return threads
+
+
+def hardware(training: MSLTrainingArguments) -> str:
+    """One line for the record."""
+    processes = f"{training.world_size} x " if training.world_size > 1 else ""
+    if training.device.type == "cuda":
+        return f"{processes}{torch.cuda.get_device_name()}"
+    return f"{processes}{torch.get_num_threads()} CPU threads ({platform.machine()})"
 
 
 def prepare_splits(datasets: dict, data: DataArguments, progress: bool) -> dict:
@@ -216,7 +238,9 @@ def load_model(model: ModelArguments, label_names: list[str]):
             network.replace_head(label_names)
         return network, processor
     if model.backbone is None:
-        raise RunError("say which network to train: --backbone (a pretrained image backbone) or --model (an MSL model)")
+        raise RunError(
+            "say which network to train: --backbone (a pretrained image backbone) or --model (an MSL model)"
+        )
     network = MSLForImageClassification.from_backbone(
         model.backbone,
         label_names,
@@ -257,4 +281,4 @@ def print_report(report: dict, output_dir: Path) -> None:
                 row = "".join(f"{100 * report[which][images][name]:7.1f}" for name in METRIC_NAMES)
                 print(f"{which:<8}{images:<9}{row}")
     print(f"\nModel to use ({report['model']}): {output_dir}\nFinal step: {output_dir / 'last'}\n"
-          f"Metrics: {output_dir / 'metrics.json'}")  # fmt: skip
+          f"Metrics, curves, card: {output_dir / 'metrics.json'}, curves.png, README.md")  # fmt: skip

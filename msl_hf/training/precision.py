@@ -14,7 +14,9 @@ def run_depthwise_in_float32(model: nn.Module) -> int:
         The number of convolutions concerned.
     """
     convolutions = [
-        module for module in model.modules() if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
     ]
     for convolution in convolutions:
         convolution.forward = _Float32Forward(convolution.forward)

@@ -1,0 +1,1 @@
+"""For the Hub: plain dictionaries in, files out."""
