@@ -187,16 +187,14 @@ class MaskBank:
             read_files = list(pool.map(read, files))
         all_ratios = np.array([ratio for ratio, _ in read_files])
         chosen = [packed for _, packed in read_files if packed is not None]
+        median = float(np.median(all_ratios))
         other = "black" if hole == "white" else "white"
         found = (
-            f"{path}: with hole={hole!r} its {len(files)} masks remove {all_ratios.min():.0%} to {all_ratios.max():.0%} "
-            f"of the image (median {np.median(all_ratios):.0%})"
+            f"{path}: with hole={hole!r} its {len(files)} masks remove {all_ratios.min():.0%} to "
+            f"{all_ratios.max():.0%} of the image (median {median:.0%})"
         )
         # A folder that mostly removes more than was asked for has almost certainly been read with the colours swapped.
-        swapped = (
-            hole_ratio is not None and np.median(all_ratios) > max(high, 0.5) and 1 - np.median(all_ratios) < high
-        )
-        if swapped:
+        if hole_ratio is not None and median > max(high, 0.5) and 1 - median < high:
             raise ValueError(f"{found}; the colours look swapped: pass hole={other!r}")
         if not chosen:
             raise ValueError(f"{found}, none within the hole ratio {low:g} to {high:g}; "
@@ -301,8 +299,8 @@ def _check_interval(hole_ratio: tuple[float, float]) -> tuple[float, float]:
 
 
 def _nearest(source: int, target: int, flip: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Source index of every target pixel's centre (what Pillow's NEAREST does), reversed where `flip` (B, 1) is set."""
-    index = ((torch.arange(target, device=device) + 0.5) * (source / target)).long().clamp(max=source - 1)
+    """Source index of every target pixel's centre, as Pillow's NEAREST; reversed where `flip` (B, 1) is set."""
+    index = (2 * torch.arange(target, device=device) + 1) * source // (2 * target)
     return torch.where(flip, index.flip(0), index)
 
 

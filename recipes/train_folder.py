@@ -1,6 +1,7 @@
-"""Train a multi-label classifier on your own images: a folder with metadata.jsonl files, or a Hub data set.
+r"""Train a multi-label classifier on your own images: a folder with metadata.jsonl files, or a Hub data set.
 
-    accelerate launch recipes/train_folder.py --data_dir photos --backbone timm/resnet50.a1_in1k --output_dir outputs/mine
+    accelerate launch recipes/train_folder.py --data_dir photos --backbone timm/resnet50.a1_in1k \
+        --output_dir outputs/photos
 
 photos/train/metadata.jsonl has a line for each image: {"file_name": "a.jpg", "labels": ["cat", "dog"]}. Without a
 validation split, --validation_fraction 0.1 holds a tenth of the training images out to choose the best epoch.

@@ -1,4 +1,4 @@
-"""Train a multi-label classifier on PASCAL VOC, or any data set stored as VOC is.
+r"""Train a multi-label classifier on PASCAL VOC, or any data set stored as VOC is.
 
     accelerate launch recipes/train_voc.py                      # generated scenes: nothing to download
     accelerate launch recipes/train_voc.py --config recipes/configs/voc_resnet101.yaml \

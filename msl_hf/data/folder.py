@@ -17,9 +17,9 @@ def load_image_folder(path: str | os.PathLike):
     """Load a folder of images with multi-label metadata, or a data set of the Hub with such columns.
 
     The folder holds one sub-folder for each split (`train`, `validation`, `test`, ...), each with a `metadata.jsonl`
-    whose lines are `{"file_name": "a.jpg", "labels": ["cat", "dog"]}`, or a `metadata.csv` with the columns `file_name`
-    and `labels` (separated by `;`). A folder with a metadata file of its own is the one split `train`. Labels are
-    names, or indices into the class list. An image may have none.
+    whose lines are `{"file_name": "a.jpg", "labels": ["cat", "dog"]}`, or a `metadata.csv` with the columns
+    `file_name` and `labels` (separated by `;`). A folder with a metadata file of its own is the one split `train`.
+    Labels are names, or indices into the class list. An image may have none.
 
     The class list, in this order: `classes.json` (a list) or `classes.txt` (a name a line) in the root; else the
     features of the Hub data set; else the sorted names over all splits.

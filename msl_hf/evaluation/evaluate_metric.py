@@ -1,4 +1,4 @@
-"""The same metrics as an `evaluate.Metric`, for loops built on `evaluate`. Import it from here: it needs `evaluate`."""
+"""The same metrics as an `evaluate.Metric`, in a file of its own because it needs `evaluate`."""
 
 import datasets
 import evaluate
@@ -11,8 +11,8 @@ _DESCRIPTION = "mAP, CP, CR, CF1, OP, OR and OF1 of multi-label classification; 
 class MultilabelMetric(evaluate.Metric):
     """`multilabel_metrics` with `add_batch` and `compute`.
 
-    Predictions are lists of C probabilities, references lists of C targets (1, 0, or -100 = ignored). Give each process
-    of a distributed evaluation `num_process` and `process_id` as for every `evaluate.Metric`.
+    Predictions are lists of C probabilities, references lists of C targets (1, 0, or -100 = ignored). Give each
+    process of a distributed evaluation `num_process` and `process_id` as for every `evaluate.Metric`.
 
     Examples:
         >>> metric = MultilabelMetric()

@@ -40,6 +40,8 @@ class MSLConfig(PreTrainedConfig):
             model_type = backbone.get("model_type")
             if model_type not in CONFIG_MAPPING:
                 raise ValueError(f"backbone_config needs a model_type that transformers knows, got {model_type!r}")
+            if model_type == "timm_wrapper":
+                backbone = {"num_classes": 0, **backbone}  # its from_dict cannot do without
             backbone = CONFIG_MAPPING[model_type].from_dict(backbone)
         self.backbone_config = backbone
         # Unset, pipelines would apply a softmax and losses would guess.

@@ -50,7 +50,7 @@ class CSRAHead(nn.Module):
         return scores.unflatten(-1, (self.num_heads, self.num_labels))
 
     def class_maps(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, L, D) features -> (B, L, C): the scores summed over heads; their mean over L is the logit at lambda 0."""
+        """(B, L, D) features -> (B, L, C): scores summed over heads; their mean over L is the logit at lambda 0."""
         return self.score_maps(features).sum(dim=2)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -76,8 +76,8 @@ class MSLForImageClassification(PreTrainedModel):
         """A new classifier on a pretrained backbone, with a fresh head.
 
         Args:
-            backbone: Hub id or folder of an image model: `"timm/resnet101.tv_in1k"`, `"facebook/dinov2-base"`, ... With
-                `pretrained=False` also the bare name of a timm architecture.
+            backbone: Hub id or folder of an image model: `"timm/resnet101.tv_in1k"`, `"facebook/dinov2-base"`, ...
+                With `pretrained=False` also the bare name of a timm architecture.
             label_names: The class names in order; C of them.
             head: `"csra"` or `"linear"`.
             num_heads: Number of CSRA heads: 1, 2, 4, 6 or 8.

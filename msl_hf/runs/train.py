@@ -160,7 +160,7 @@ def hardware(training: MSLTrainingArguments) -> str:
 
 
 def prepare_splits(datasets: dict, data: DataArguments, progress: bool) -> dict:
-    """Choose and check the splits: `train`, and `selection` and `test` (None where there is none), and their `names`."""
+    """Choose and check the splits `train`, `selection` and `test` (None where there is none), with their `names`."""
     names = {"train": data.train_split or ("trainval" if "trainval" in datasets else "train")}
     names["train"] = find_split(datasets, names["train"])
     selection = None if data.selection_split == "none" else data.selection_split

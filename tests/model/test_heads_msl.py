@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+
+from msl_hf.model.heads_msl import CSRAHead, LinearHead, multilabel_bce
+
+
+def csra_by_hand(features: np.ndarray, weights: np.ndarray, lam: float) -> np.ndarray:
+    """Class-specific residual attention in plain loops, from the formula."""
+    temperatures = {1: [1], 2: [1, 99], 4: [1, 2, 4, 99], 6: [1, 2, 3, 4, 5, 99], 8: [1, 2, 3, 4, 5, 6, 7, 99]}
+    logits = np.zeros((len(features), weights.shape[1]))
+    for b, x in enumerate(features):
+        for weight, temperature in zip(weights, temperatures[len(weights)], strict=True):
+            for c, w in enumerate(weight):
+                s = np.array([w @ x_k / np.sqrt(w @ w) for x_k in x])
+                if temperature == 99:
+                    attention = s.max()
+                else:
+                    p = np.exp(temperature * s)
+                    attention = (p / p.sum() * s).sum()
+                logits[b, c] += s.mean() + lam * attention
+    return logits
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 4, 6, 8])
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+def test_csra_equals_the_formula(num_heads, lam):
+    torch.manual_seed(num_heads)
+    head = CSRAHead(in_features=7, num_labels=5, num_heads=num_heads, csra_lambda=lam).double()
+    features = torch.randn(3, 12, 7, dtype=torch.float64)
+    expected = csra_by_hand(features.numpy(), head.weight.detach().numpy(), lam)
+    np.testing.assert_allclose(head(features).detach().numpy(), expected, rtol=1e-10)
+
+
+def test_csra_has_one_weight_for_each_head_and_nothing_else():
+    head = CSRAHead(7, 5, num_heads=4)
+    assert {name: tuple(value.shape) for name, value in head.state_dict().items()} == {"weight": (4, 5, 7)}
+
+
+def test_csra_does_not_depend_on_the_length_of_its_weights():
+    head = CSRAHead(7, 5, num_heads=2)
+    features = torch.randn(2, 9, 7)
+    before = head(features)
+    with torch.no_grad():
+        head.weight.mul_(torch.rand(2, 5, 1) + 0.5)
+    torch.testing.assert_close(head(features), before)
+
+
+def test_csra_refuses_other_numbers_of_heads():
+    with pytest.raises(ValueError, match="num_heads"):
+        CSRAHead(7, 5, num_heads=3)
+
+
+@pytest.mark.parametrize("head", [CSRAHead(7, 5, 2, csra_lambda=0.0), LinearHead(7, 5)])
+def test_mean_of_the_class_maps_is_the_logit(head):
+    features = torch.randn(2, 9, 7)
+    torch.testing.assert_close(head.class_maps(features).mean(dim=1), head(features))
+
+
+def test_bce_leaves_ignored_entries_out():
+    logits = torch.tensor([[0.0, 2.0], [-1.0, 3.0]], requires_grad=True)
+    targets = torch.tensor([[1.0, -100.0], [0.0, 1.0]])
+    expected = (np.log(2) + np.log1p(np.exp(-1)) + np.log1p(np.exp(-3))) / 3
+    loss = multilabel_bce(logits, targets)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    assert logits.grad[0, 1] == 0 and (logits.grad != 0).sum() == 3
+
+
+def test_bce_with_everything_ignored_is_zero_with_zero_gradient():
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = multilabel_bce(logits, torch.full((2, 3), -100.0))
+    loss.backward()
+    assert loss.item() == 0 and (logits.grad == 0).all()

@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from msl_hf import MaskBank, apply_mask
+from msl_hf.masks import counter_generator
+
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """The cache of generated masks of these tests alone, so that they see the drawing and not an older cache."""
+    folder = tmp_path_factory.getbasetemp() / "mask-cache"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr("msl_hf.masks.cached_assets_path", lambda *args, **kwargs: folder)
+    return folder
+
+
+def masks_of(bank: MaskBank) -> np.ndarray:
+    return np.stack([bank[index].numpy() for index in range(len(bank))])
+
+
+def removed_patches(bank: MaskBank, side: int) -> float:
+    """Share of the 16-pixel patches that masks of this side remove wholly, by pooling."""
+    keep = bank.sample(400, side, generator=counter_generator(7)).float()
+    return (torch.nn.functional.max_pool2d(keep, 16) == 0).float().mean().item()
+
+
+@pytest.mark.parametrize("interval", [(0.01, 0.1), (0.2, 0.25), (0.5, 0.6), (0.8, 0.9)])
+def test_every_generated_mask_lies_in_the_interval(interval):
+    bank = MaskBank.generate(40, interval, seed=3)
+    ratios = 1 - masks_of(bank).mean(axis=(1, 2))
+    assert interval[0] <= ratios.min() and ratios.max() <= interval[1]
+    np.testing.assert_allclose(bank.hole_ratios.numpy(), ratios, atol=1e-6)
+    assert ratios.std() > 0.1 * (interval[1] - interval[0])
+
+
+def test_generated_masks_are_a_function_of_the_seed(own_cache):
+    first = masks_of(MaskBank.generate(6, seed=0))
+    for file in own_cache.iterdir():
+        file.unlink()
+    again, longer, other = (masks_of(MaskBank.generate(n, seed=s)) for n, s in ((6, 0), (8, 0), (6, 1)))
+    assert (first == again).all() and (first == longer[:6]).all()
+    assert all((first[index] != other[index]).any() for index in range(6))
+
+
+def test_cache_is_used_and_a_broken_one_is_replaced(own_cache):
+    first = masks_of(MaskBank.generate(3, seed=11))
+    (file,) = own_cache.glob("*-n3-*-s11.npy")
+    np.save(file, np.full_like(np.load(file), 255))
+    assert MaskBank.generate(3, seed=11).hole_ratios.max() == 0  # read, not drawn
+    file.write_bytes(b"cut off")
+    assert (masks_of(MaskBank.generate(3, seed=11)) == first).all()
+
+
+def test_generated_high_masks_are_as_hard_as_nvidias():
+    bank = MaskBank.generate(300, (0.5, 0.6))
+    for side, expected in ((224, 0.28), (384, 0.38), (448, 0.42)):
+        assert removed_patches(bank, side) == pytest.approx(expected, abs=0.05)
+    touches_border = [not (mask[0].all() and mask[-1].all() and mask[:, 0].all()) for mask in masks_of(bank)]
+    assert 0.3 < np.mean(touches_border) < 0.8
+
+
+def test_real_masks_give_the_same_shares(shared):
+    bank = MaskBank.from_folder(shared / "data/masks/nvidia", hole="white", hole_ratio=(0.5, 0.6))
+    assert len(bank) == 200
+    for side, expected in ((224, 0.28), (384, 0.38), (448, 0.42)):
+        assert removed_patches(bank, side) == pytest.approx(expected, abs=0.02)
+    with pytest.raises(ValueError, match="pass hole='white'"):
+        MaskBank.from_folder(shared / "data/masks/nvidia", hole="black", hole_ratio=(0.5, 0.6))
+
+
+def save_mask(path, holes: np.ndarray) -> None:
+    Image.fromarray((holes * 255).astype(np.uint8)).save(path)
+
+
+def test_from_folder_polarity_selection_and_order(tmp_path):
+    for name, ratio in (("b", 0.25), ("a", 0.5), ("c", 0.75)):
+        holes = np.zeros((512, 512), bool)
+        holes[: int(512 * ratio)] = True
+        save_mask(tmp_path / f"{name}.png", holes)
+    assert MaskBank.from_folder(tmp_path, "white").hole_ratios.tolist() == [0.5, 0.25, 0.75]
+    assert MaskBank.from_folder(tmp_path, "black").hole_ratios.tolist() == [0.5, 0.75, 0.25]
+    assert MaskBank.from_folder(tmp_path, "white", (0.2, 0.3)).hole_ratios.tolist() == [0.25]
+    with pytest.raises(ValueError, match=r"25% to 75%.*none within the hole ratio 0.8 to 0.9"):
+        MaskBank.from_folder(tmp_path, "white", (0.8, 0.9))
+
+
+def test_from_folder_errors_name_the_file(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        MaskBank.from_folder(tmp_path / "missing", "white")
+    with pytest.raises(ValueError, match="holds no mask files"):
+        MaskBank.from_folder(tmp_path, "white")
+    with pytest.raises(ValueError, match="'white' or 'black'"):
+        MaskBank.from_folder(tmp_path, "grey")
+    Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1))).save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match="photo.png.*not a binary mask"):
+        MaskBank.from_folder(tmp_path, "white")
+    (tmp_path / "photo.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="photo.png.*cannot be read"):
+        MaskBank.from_folder(tmp_path, "white")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 70), (512, 512), (600, 530)])
+def test_sample_is_a_flipped_stored_mask_resized_as_pillow_does(size):
+    bank = MaskBank(np.random.default_rng(0).random((3, 121, 91)) > 0.5)
+    sample = bank.sample(20, size, generator=counter_generator(1))
+    assert sample.shape == (20, 1, *size) and sample.dtype == torch.bool
+    stored = [Image.fromarray(mask) for mask in masks_of(bank)]
+    resized = [np.asarray(mask.resize(size[::-1], Image.Resampling.NEAREST)) > 0 for mask in stored]
+    variants = {variant.tobytes() for mask in resized
+                for variant in (mask, mask[::-1], mask[:, ::-1], mask[::-1, ::-1])}  # fmt: skip
+    drawn = {mask[0].numpy().tobytes() for mask in sample}
+    assert drawn <= variants
+    assert len(drawn) > 6  # several masks, several flips
+
+
+def test_split_is_disjoint_complete_and_mixed():
+    masks = np.random.default_rng(0).random((10, 16, 16)) > 0.5
+    train, test = MaskBank(masks).split(0.5)
+    assert [len(train), len(test)] == [5, 5]
+    keys = [{mask.tobytes() for mask in masks_of(bank)} for bank in (train, test)]
+    assert not keys[0] & keys[1] and keys[0] | keys[1] == {mask.tobytes() for mask in masks}
+    assert {len(bank) for bank in MaskBank(masks).split(0.3)} == {3, 7}
+    # Both halves of an ordered bank get easy and hard masks.
+    assert keys[0] != {mask.tobytes() for mask in masks[:5]}
+    with pytest.raises(ValueError, match="cannot be split"):
+        MaskBank(masks[:1]).split(0.5)
+
+
+def test_patches_remove_whole_patches_at_the_size_of_the_image():
+    bank = MaskBank.patches(ratio=0.75, patch=16)
+    keep = bank.sample(8, (64, 48), generator=counter_generator(0))
+    cells = keep.float().unfold(2, 16, 16).unfold(3, 16, 16).mean(dim=(4, 5))
+    assert set(cells.unique().tolist()) == {0.0, 1.0}
+    assert (cells.sum(dim=(1, 2, 3)) == 3).all()  # a quarter of 4 x 3 patches
+    assert len({mask.numpy().tobytes() for mask in keep}) > 4
+    assert bank.sample(1, (20, 20)).shape == (1, 1, 20, 20)
+    assert bank.hole_ratios.tolist() == [0.75]
+
+
+def test_apply_mask_paints_black_in_unit_space():
+    rgb = torch.rand(2, 3, 5, 6)
+    mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+    keep = torch.rand(2, 1, 5, 6) > 0.5
+    masked = apply_mask((rgb - mean) / std, keep, MEAN, STD)
+    torch.testing.assert_close(masked * std + mean, rgb * keep, atol=1e-6, rtol=0)
+
+
+def test_apply_mask_keep_value_and_zero_fill():
+    rgb = torch.rand(1, 3, 4, 4)
+    mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+    normalised, keep = (rgb - mean) / std, torch.eye(4, dtype=torch.bool)[None, None]
+    unbinarised = apply_mask(normalised, keep, MEAN, STD, keep_value=225 / 255)
+    torch.testing.assert_close(unbinarised * std + mean, rgb * keep * 225 / 255, atol=1e-6, rtol=0)
+    torch.testing.assert_close(apply_mask(normalised, keep, fill="zero"), normalised * keep)
+    with pytest.raises(ValueError, match="image_mean"):
+        apply_mask(normalised, keep)
+    with pytest.raises(ValueError, match="'black' or 'zero'"):
+        apply_mask(normalised, keep, fill="noise")
+    with pytest.raises(ValueError, match="keep must be a bool tensor"):
+        apply_mask(normalised, keep.float(), MEAN, STD)
+
+
+@pytest.mark.parametrize("hole_ratio", [(0.6, 0.5), (-0.1, 0.5), (0.5, 1.1), (0.5, 0.5)])
+def test_senseless_intervals_are_refused(hole_ratio):
+    with pytest.raises(ValueError, match="hole_ratio"):
+        MaskBank.generate(1, hole_ratio)
+
+
+def test_counter_generator_depends_on_every_counter():
+    draws = {
+        tuple(torch.rand(4, generator=counter_generator(*counters)).tolist())
+        for counters in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    }
+    assert len(draws) == 4
+    assert torch.equal(
+        torch.rand(4, generator=counter_generator(5, 2)), torch.rand(4, generator=counter_generator(5, 2))
+    )

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import torch
+from timm.loss import AsymmetricLossMultiLabel
+
+from msl_hf import MSLLoss
+
+Z, MASKED_Z = torch.tensor([[0.5, -1.0], [2.0, 0.0]]), torch.tensor([[-0.5, 1.0], [1.0, -3.0]])
+Y = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+
+
+def bce(z: float, y: float) -> float:
+    p = 1 / (1 + np.exp(-z))
+    return -(y * np.log(p) + (1 - y) * np.log(1 - p))
+
+
+def sigmoid(z: float) -> float:
+    return 1 / (1 + np.exp(-z))
+
+
+def by_hand(entries) -> dict[str, float]:
+    """The three terms of equations 1 and 2 over the given (row, class) entries."""
+    z = [Z[entry].item() for entry in entries]
+    masked = [MASKED_Z[entry].item() for entry in entries]
+    y = [Y[entry].item() for entry in entries]
+    return {
+        "recognition": np.mean([bce(*pair) for pair in zip(z, y, strict=True)]),
+        "masked": np.mean([bce(*pair) for pair in zip(masked, y, strict=True)]),
+        "consistency": np.mean([(sigmoid(a) - sigmoid(b)) ** 2 for a, b in zip(z, masked, strict=True)]),
+    }
+
+
+ALL = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("weights", [(0.3, 0.2, 0.5), (1, 1, 1), (0.5, 0, 0.5), (0.6, 0.4, 0)])
+def test_loss_equals_equation_1(weights):
+    losses = MSLLoss(weights)(Z, MASKED_Z, Y)
+    expected = by_hand(ALL)
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-5)
+    assert losses["loss"].item() == pytest.approx(np.dot(weights, list(expected.values())), rel=1e-5)
+
+
+def test_one_number_written_out():
+    # z = 0, z' = ln 3, y = 1: ln 2, ln(4/3), and (1/2 - 3/4)^2 = 1/16.
+    losses = MSLLoss()(torch.zeros(1, 1), torch.full((1, 1), float(np.log(3))), torch.ones(1, 1))
+    assert losses["loss"].item() == pytest.approx(0.3 * np.log(2) + 0.2 * np.log(4 / 3) + 0.5 / 16, rel=1e-6)
+
+
+def test_ignored_entries_leave_all_three_terms():
+    labels = Y.clone()
+    labels[0, 1] = -100
+    losses = MSLLoss()(Z, MASKED_Z, labels)
+    for name, value in by_hand([(0, 0), (1, 0), (1, 1)]).items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-5)
+
+
+def test_nothing_left_is_zero_with_zero_gradient():
+    z = Z.clone().requires_grad_()
+    losses = MSLLoss()(z, MASKED_Z, torch.full_like(Y, -100))
+    losses["loss"].backward()
+    assert losses["loss"].item() == 0 and (z.grad == 0).all()
+
+
+def test_consistency_sends_gradients_into_both_branches():
+    z, masked = Z.clone().requires_grad_(), MASKED_Z.clone().requires_grad_()
+    MSLLoss((0.0, 0.0, 1.0))(z, masked, Y)["loss"].backward()
+    expected = 2 * (Z.sigmoid() - MASKED_Z.sigmoid()) * Z.sigmoid() * (1 - Z.sigmoid()) / 4
+    torch.testing.assert_close(z.grad, expected)
+    assert (masked.grad != 0).all()
+
+
+def test_classification_loss_is_exchangeable():
+    asl = AsymmetricLossMultiLabel(reduction="none")
+    labels = Y.clone()
+    labels[1, 1] = -100
+    losses = MSLLoss(classification_loss=asl)(Z, MASKED_Z, labels)
+    assert losses["recognition"].item() == pytest.approx(asl(Z, Y).flatten()[:3].mean().item(), rel=1e-6)
+    assert losses["recognition"].item() != pytest.approx(by_hand(ALL[:3])["recognition"], rel=1e-2)
+
+
+def test_plain_training_needs_no_masked_logits():
+    loss = MSLLoss((1, 0, 0))
+    assert not loss.needs_masked_branch
+    assert set(loss(Z, None, Y)) == {"loss", "recognition"}
+    with pytest.raises(ValueError, match="masked branch"):
+        MSLLoss()(Z, None, Y)
+
+
+@pytest.mark.parametrize("weights", [(1, 0), (0, 0, 0), (1, -1, 1)])
+def test_senseless_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="three numbers"):
+        MSLLoss(weights)
+
+
+def test_half_precision_logits_are_computed_in_float32():
+    losses = MSLLoss()(Z.bfloat16(), MASKED_Z.bfloat16(), Y.bfloat16())
+    assert losses["loss"].dtype == torch.float32

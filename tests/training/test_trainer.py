@@ -1,0 +1,274 @@
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback
+
+from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
+from msl_hf.data import build_processor
+from msl_hf.evaluation.metrics import metrics_from_logits
+from msl_hf.training.trainer import joint_equals_separate
+
+from conftest import BACKBONES
+
+
+class Images(torch.utils.data.Dataset):
+    """Random images whose label can be seen: class c is bright in channel c."""
+
+    def __init__(self, count: int):
+        generator = torch.Generator().manual_seed(3)
+        self.labels = (torch.rand(count, 3, generator=generator) > 0.5).float()
+        self.labels[:3] = torch.eye(3)
+        self.images = torch.randn(count, 3, 32, 32, generator=generator) + 2 * self.labels[:, :, None, None]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.images[index], "labels": self.labels[index]}
+
+
+BANK = MaskBank(torch.rand(6, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5)
+ONE_MASK = MaskBank(torch.eye(32, dtype=torch.bool)[None] | torch.eye(32, dtype=torch.bool).flip(0)[None])
+
+
+@pytest.fixture
+def make_trainer(tiny_model, tmp_path):
+    def make(model="timm_resnet", count=16, trainer=MSLTrainer, masks=BANK, callbacks=(), **arguments):
+        if isinstance(model, str):
+            model = tiny_model(model)
+        settings = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
+                    "per_device_train_batch_size": 8, "max_steps": 2, "logging_steps": 1, "seed": 5,
+                    "mask_fill": "zero"}  # fmt: skip
+        args = MSLTrainingArguments(str(tmp_path / "run"), **{**settings, **arguments})
+        more = {"masks": masks} if trainer is MSLTrainer else {}
+        return trainer(model=model, args=args, train_dataset=Images(count), callbacks=list(callbacks), **more)
+
+    return make
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters() if parameter.requires_grad])
+
+
+def count_forwards(model) -> list[torch.Tensor]:
+    inputs: list[torch.Tensor] = []
+    model.backbone.register_forward_pre_hook(lambda module, args, kwargs: inputs.append(args[0]), with_kwargs=True)
+    return inputs
+
+
+def test_plain_weights_train_exactly_as_trainer_does(make_trainer, tiny_model):
+    """(1, 0, 0): one forward a step, the same weights and the same BatchNorm buffers as a plain `Trainer`."""
+    states = []
+    for trainer_class in (Trainer, MSLTrainer):
+        model = tiny_model()
+        forwards = count_forwards(model)
+        trainer = make_trainer(model, trainer=trainer_class, loss_weights=[1, 0, 0], head_lr_multiplier=1,
+                               weight_decay=0.0, max_steps=3)  # fmt: skip
+        trainer.train()
+        assert len(forwards) == 3
+        states.append(model.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_masked_branch_runs_on_masked_images(make_trainer, tiny_model):
+    model = tiny_model()
+    forwards = count_forwards(model)
+    make_trainer(model, max_steps=1).train()
+    assert len(forwards) == 2
+    image, masked = forwards
+    removed = (masked == 0).all(dim=1)
+    assert 0.3 < removed.float().mean() < 0.7
+    assert torch.equal(masked, image * ~removed.unsqueeze(1))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_trainable_parameter_changes_in_one_step(name, make_trainer, tiny_model):
+    model = tiny_model(name)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    trainer = make_trainer(model, max_steps=1, warmup_steps=0)
+    trainer.train()
+    for n, p in model.named_parameters():
+        assert torch.equal(p, before[n]) != p.requires_grad, n
+    names = [log.keys() for log in trainer.state.log_history if "loss" in log][0]
+    assert {"loss_recognition", "loss_masked", "loss_consistency"} <= names
+
+
+def test_components_are_logged_as_running_means(make_trainer):
+    trainer = make_trainer(max_steps=4, logging_steps=2)
+    seen = []
+    forward = trainer.loss.forward
+    trainer.loss.forward = lambda *args: seen.append(forward(*args)) or seen[-1]
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    for number, log in enumerate(logs):
+        pair = seen[2 * number : 2 * number + 2]
+        for name in ("recognition", "masked", "consistency"):
+            assert log[f"loss_{name}"] == pytest.approx(sum(s[name].item() for s in pair) / 2, rel=1e-5)
+        total = 0.3 * log["loss_recognition"] + 0.2 * log["loss_masked"] + 0.5 * log["loss_consistency"]
+        assert log["loss"] == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss_weights", [[1, 0, 0], [0.3, 0.2, 0.5]])
+def test_accumulation_changes_nothing(loss_weights, make_trainer):
+    """One batch of 8 and four of 2 give the same loss and the same step (no BatchNorm, every image the same mask)."""
+    results = []
+    for batch, steps in ((8, 1), (2, 4)):
+        trainer = make_trainer("timm_vit", masks=ONE_MASK, loss_weights=loss_weights, optim="sgd", learning_rate=0.1,
+                               per_device_train_batch_size=batch, gradient_accumulation_steps=steps, max_steps=2,
+                               lr_scheduler_type="constant")  # fmt: skip
+        trainer.train()
+        results.append(([log["loss"] for log in trainer.state.log_history if "loss" in log], weights(trainer.model)))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-6, rtol=1e-5)
+
+
+def test_every_micro_step_draws_other_masks(make_trainer):
+    trainer = make_trainer(gradient_accumulation_steps=2, per_device_train_batch_size=4, max_steps=2)
+    drawn = []
+    sample = trainer.masks.sample
+    trainer.masks = type("Spy", (), {"sample": lambda self, *a: drawn.append(sample(*a)) or drawn[-1]})()
+    trainer.train()
+    assert len({mask.numpy().tobytes() for mask in drawn}) == 4
+
+
+@pytest.mark.parametrize("name", ["timm_vit", "timm_swin", "timm_convnext", "hf_vit", "hf_dinov2", "hf_convnext"])
+def test_joint_forward_equals_separate_ones(name, make_trainer, tiny_model):
+    gradients = {}
+    for mode in ("joint", "separate", "auto"):
+        model = tiny_model(name)
+        trainer = make_trainer(model, masked_forward=mode)
+        batch = torch.utils.data.default_collate([Images(8)[index] for index in range(8)])
+        model.train()
+        trainer._micro_step = (0, 0)
+        forwards = count_forwards(model)
+        trainer.compute_loss(model, batch).backward()
+        gradients[mode] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        assert len(forwards) == (2 if mode == "separate" else 1)
+    torch.testing.assert_close(gradients["joint"], gradients["separate"], atol=1e-6, rtol=1e-4)
+
+
+def test_batchnorm_and_dropout_call_for_separate_forwards(tiny_model, backbone_folder):
+    assert not joint_equals_separate(tiny_model("timm_resnet"))
+    assert not joint_equals_separate(tiny_model("hf_resnet"))
+    model = tiny_model("hf_vit")
+    assert joint_equals_separate(model)
+    model.config.backbone_config.attention_probs_dropout_prob = 0.1
+    assert not joint_equals_separate(model)
+    model = tiny_model("timm_vit")
+    assert joint_equals_separate(model)
+    model.backbone.timm_model.blocks[0].attn_drop = torch.nn.Dropout(0.1)
+    assert not joint_equals_separate(model)
+
+
+def test_evaluation_scores_every_image_and_sees_no_masks(make_trainer, tiny_model):
+    model = tiny_model()
+    trainer = make_trainer(model, per_device_eval_batch_size=4, dataloader_drop_last=True)
+    trainer.compute_metrics = metrics_from_logits
+    data = Images(11)
+    forwards = count_forwards(model)
+    output = trainer.predict(data)
+    assert output.predictions.shape == (11, 3)
+    model.eval()
+    torch.testing.assert_close(torch.tensor(output.predictions), model(data.images).logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(forwards[:3]), data.images)
+    # `Trainer` averages the loss over batches by their sizes only roughly; the plain loss is bounded by the parts.
+    assert trainer.evaluate(data)["eval_loss"] == pytest.approx(
+        torch.nn.functional.binary_cross_entropy_with_logits(model(data.images).logits, data.labels).item(), rel=0.1
+    )
+    assert len(trainer.get_train_dataloader()) == 2  # 16 images, batches of 8: nothing is dropped here
+    trainer.train_dataset = Images(15)
+    assert len(trainer.get_train_dataloader()) == 1
+
+
+def test_ignored_labels_count_in_no_metric_of_the_evaluation(make_trainer):
+    trainer = make_trainer()
+    trainer.eval_data_collator = lambda items: {
+        **torch.utils.data.default_collate(items),
+        "labels": torch.full((len(items), 3), -100.0).index_fill(1, torch.tensor([0]), 1.0),
+    }
+    output = trainer.predict(Images(5))
+    assert (output.label_ids[:, 1:] == -100).all() and (output.label_ids[:, 0] == 1).all()
+
+
+def test_head_learns_at_ten_times_the_rate_and_decay_spares_biases(make_trainer):
+    trainer = make_trainer()
+    trainer.create_optimizer()
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    seen = {}
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            seen[names[parameter]] = (group["lr"], group["weight_decay"])
+    assert seen.keys() == {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    for name, (rate, decay) in seen.items():
+        assert rate == pytest.approx(3e-3 if name.startswith("head.") else 3e-4)
+        assert decay == (0.02 if trainer.model.get_parameter(name).ndim > 1 else 0.0)
+
+
+def test_paper_settings_decay_everything_and_step(make_trainer):
+    trainer = make_trainer(optim="sgd", optim_args="momentum=0.9", learning_rate=0.01, weight_decay=1e-4,
+                           decay_norm_and_bias=True, lr_step_epochs=4, max_steps=-1, num_train_epochs=6)  # fmt: skip
+    trainer.train()
+    groups = trainer.optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {1e-4} and {group["momentum"] for group in groups} == {0.9}
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+    # Two steps an epoch: a warm-up of four, peak until epoch 4, then a tenth.
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01, 0.01, 0.01, 1e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_black_needs_a_processor_and_says_so(make_trainer, tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="processing_class.*mask_fill='zero'"):
+        make_trainer(mask_fill="black")
+    args = MSLTrainingArguments(str(tmp_path), use_cpu=True, save_strategy="no")
+    processor = build_processor(None, 32, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.5, 0.5])
+    trainer = MSLTrainer(model=tiny_model(), args=args, masks=BANK, processing_class=processor)
+    assert list(trainer.image_mean) == [0.1, 0.2, 0.3]
+
+
+def test_default_bank_is_generated(make_trainer):
+    bank = make_trainer(masks=None).masks
+    assert len(bank) == 1000 and 0.5 <= bank.hole_ratios.min() and bank.hole_ratios.max() <= 0.6
+    assert make_trainer(masks=None, loss_weights=[1, 0, 0]).masks is None
+
+
+def test_non_finite_loss_stops_with_the_step(make_trainer):
+    class Poison(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 2:
+                with torch.no_grad():
+                    model.head.weight.fill_(float("nan"))
+
+    trainer = make_trainer(max_steps=6, count=64, callbacks=[Poison()])
+    with pytest.raises(FloatingPointError, match="not finite at step 2.*recognition nan"):
+        trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_bfloat16_on_a_cpu_follows_float32(make_trainer, tiny_model):
+    losses = []
+    for bf16 in (False, True):
+        trainer = make_trainer(tiny_model("timm_mobilenet", image_size=64), bf16=bf16, max_steps=4, count=32)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05) and losses[1] != losses[0]
+
+
+def test_it_learns(make_trainer):
+    trainer = make_trainer("timm_vit", count=64, max_steps=60, learning_rate=3e-3)
+    trainer.compute_metrics = metrics_from_logits
+    before = trainer.predict(Images(64)).metrics["test_mAP"]
+    trainer.train()
+    assert trainer.predict(Images(64)).metrics["test_mAP"] > max(0.9, before + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"loss_weights": [1, 0]}, "three numbers"),
+        ({"classification_loss": "hinge"}, "bce, asl"),
+        ({"masked_forward": "twice"}, "auto, joint, separate"),
+        ({"mask_fill": "white"}, "black, zero"),
+    ],
+)
+def test_arguments_are_checked(wrong, message, make_trainer):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**wrong)
