@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 from transformers import AutoImageProcessor, ViTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.utils import logging
 
 from .schema import read_image, undecoded
 
@@ -35,10 +36,14 @@ def build_processor(
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     mean, std, resample = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling.BICUBIC
     if backbone is not None:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # which of its image libraries timm falls back to is of no interest here
         try:
             source = AutoImageProcessor.from_pretrained(backbone)
         except (OSError, ValueError):  # a backbone without a processor
             source = None
+        finally:
+            logging.set_verbosity(verbosity)
         if hasattr(source, "data_config"):  # timm
             mean, std = source.data_config["mean"], source.data_config["std"]
             resample = PILImageResampling[source.data_config["interpolation"].upper()]

@@ -26,6 +26,7 @@ def write_card(folder: str | os.PathLike, report: dict, settings: dict) -> None:
             task_name="Multi-label image classification",
             dataset_type="imagefolder",
             dataset_name=dataset if images == "clean" else f"{dataset}, masked images",
+            dataset_config=images,  # without it the two would be merged into one
             dataset_split=report["test_split"],
             metric_type=name.lower(),
             metric_name=name,

@@ -96,6 +96,8 @@ class MSLForImageClassification(PreTrainedModel):
             logging.set_verbosity_error()  # the report that the ImageNet classifier was left out
             try:
                 source = AutoModel.from_pretrained(backbone)
+            except OSError as error:
+                raise OSError(f"{backbone}: is no backbone that can be loaded ({error})") from error
             finally:
                 logging.set_verbosity(verbosity)
             backbone_config = source.config

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from ..data.schema import MultiLabelCollator, check_images, class_names_of
 from ..data.transforms import ImageDataset, build_processor
@@ -44,6 +45,8 @@ def user_input() -> Iterator[None]:
     """Within: errors of value or file are about what the user gave."""
     try:
         yield
+    except StrictDataclassError as error:  # a value that MSLConfig refuses
+        raise RunError(str(error.__cause__ or error)) from error
     except (ValueError, OSError) as error:
         raise RunError(str(error)) from error
 
@@ -66,7 +69,9 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     # Before the folder is touched: whatever is wrong with the input leaves no trace.
     resume = find_checkpoint(training.output_dir, training.resume_from_checkpoint)
     with user_input():
-        splits = prepare_splits(load(arguments.data), arguments.data, training.process_index == 0)
+        splits = prepare_splits(
+            load(arguments.data), arguments.data, progress=training.process_index == 0 and not training.disable_tqdm
+        )
         label_names = class_names_of(splits["train"])
         train_masks, test_masks = load_masks(arguments.masks)
         model, processor = load_model(arguments.model, label_names)
@@ -273,6 +278,8 @@ def evaluate(trainer: MSLTrainer, splits: dict, processor, masks: MaskBank, argu
 
 
 def print_report(report: dict, output_dir: Path) -> None:
+    if report["test_split"] and report["test_split"] == report["selection_split"]:
+        print(f"\nNote: there is no test split; {report['test_split']!r}, reported below, also chose the best epoch")
     print(f"\nTest split {report['test_split']!r}, {report['num_test_images']} images, percent:")
     print(f"{'model':<8}{'images':<9}" + "".join(f"{name:>7}" for name in METRIC_NAMES))
     for which in ("last", "best"):

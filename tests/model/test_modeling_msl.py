@@ -1,10 +1,9 @@
 import pytest
 import torch
+from tiny import BACKBONES, LABELS
 from transformers import AutoModel, AutoModelForImageClassification
 
 from msl_hf import MSLConfig, MSLForImageClassification
-
-from conftest import BACKBONES, LABELS
 
 
 def images(height=32, width=32, count=2) -> torch.Tensor:

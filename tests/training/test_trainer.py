@@ -1,13 +1,12 @@
 import pytest
 import torch
+from tiny import BACKBONES
 from transformers import Trainer, TrainerCallback
 
 from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
 from msl_hf.data import build_processor
 from msl_hf.evaluation.metrics import metrics_from_logits
 from msl_hf.training.trainer import joint_equals_separate
-
-from conftest import BACKBONES
 
 
 class Images(torch.utils.data.Dataset):
@@ -62,7 +61,7 @@ def test_plain_weights_train_exactly_as_trainer_does(make_trainer, tiny_model):
         model = tiny_model()
         forwards = count_forwards(model)
         trainer = make_trainer(model, trainer=trainer_class, loss_weights=[1, 0, 0], head_lr_multiplier=1,
-                               weight_decay=0.0, max_steps=3)  # fmt: skip
+                               weight_decay=0.0, channels_last=False, max_steps=3)  # fmt: skip
         trainer.train()
         assert len(forwards) == 3
         states.append(model.state_dict())

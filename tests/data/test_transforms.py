@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from msl_hf.data import ImageDataset, build_processor, load_voc
+from msl_hf.data.transforms import augmented_pixel_values, random_crop
+
+
+def test_saved_processor_reproduces_the_evaluation_transform(scenes, tmp_path):
+    data = load_voc(scenes)["test"]
+    processor = build_processor(None, (24, 40), image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])
+    processor.save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    item = ImageDataset(data, processor)[4]
+    assert item["pixel_values"].shape == (3, 24, 40) and item["labels"] == data[4]["labels"]
+    assert torch.equal(loaded(data[4]["image"], return_tensors="pt")["pixel_values"][0], item["pixel_values"])
+    # Squash-resized as Pillow does it, to a grey level or two.
+    resized = np.asarray(data[4]["image"].resize((40, 24), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    expected = (torch.tensor(resized).permute(2, 0, 1) - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor(
+        [0.5, 0.6, 0.7]
+    ).view(3, 1, 1)
+    assert (item["pixel_values"] - expected).abs().max() < 0.05
+
+
+def test_processor_takes_the_statistics_of_the_backbone(shared):
+    processor = build_processor(shared / "weights/tf_efficientnet_lite0", 160)
+    assert list(processor.image_mean) == [0.5] * 3 and list(processor.image_std) == [0.5] * 3
+    assert build_processor(None, 160).image_mean != processor.image_mean
+    reference = build_processor(shared / "weights/tf_efficientnet_lite0", 160, [0.0] * 3, [1.0] * 3)
+    assert list(reference.image_mean) == [0.0] * 3 and list(reference.image_std) == [1.0] * 3
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_index(scenes):
+    data, processor = load_voc(scenes)["train"], build_processor(None, 32)
+    first, second, other_seed = (ImageDataset(data, processor, augment=True, seed=seed) for seed in (0, 0, 1))
+    a = [first[index]["pixel_values"] for index in range(6)]
+    b = [second[index]["pixel_values"] for index in reversed(range(6))][::-1]
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not torch.equal(other_seed[0]["pixel_values"], a[0])
+    first.set_epoch(1)
+    assert not torch.equal(first[0]["pixel_values"], a[0])
+    first.set_epoch(0)
+    assert torch.equal(first[0]["pixel_values"], a[0])
+
+
+def test_workers_see_the_epoch_change(scenes):
+    data, processor = load_voc(scenes)["train"].select(range(4)), build_processor(None, 32)
+    dataset = ImageDataset(data, processor, augment=True)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=4, num_workers=1, persistent_workers=True,
+        collate_fn=lambda items: torch.stack([item["pixel_values"] for item in items]),
+    )  # fmt: skip
+    batches = []
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        batches += list(loader)
+    assert not torch.equal(batches[0], batches[1])
+    assert torch.equal(batches[1], torch.stack([dataset[index]["pixel_values"] for index in range(4)]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 100), (200, 60), (3, 400)])
+def test_crops_lie_within_the_image_and_the_interval(height, width):
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(300):
+        top, left, crop_height, crop_width = random_crop(height, width, rng)
+        assert 0 <= top <= top + crop_height <= height and 0 <= left <= left + crop_width <= width
+        shares.append(crop_height * crop_width / (height * width))
+    if height == width:
+        assert min(shares) > 0.68 and max(shares) <= 1.0 and np.std(shares) > 0.05
+
+
+def test_half_of_the_images_are_flipped():
+    image = Image.fromarray(np.tile(np.linspace(0, 255, 32, dtype=np.uint8)[None, :, None], (32, 1, 3)))
+    processor = build_processor(None, 16)
+    flipped = 0
+    for seed in range(200):
+        pixels = augmented_pixel_values(image, processor, np.random.default_rng(seed))
+        flipped += bool(pixels[0, 8, 0] > pixels[0, 8, -1])
+    assert 70 < flipped < 130

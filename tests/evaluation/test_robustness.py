@@ -1,0 +1,21 @@
+import torch
+
+from msl_hf import MaskBank
+from msl_hf.evaluation import MaskedDataset
+
+MEAN, STD = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
+
+
+def test_mask_depends_on_seed_and_position_alone():
+    bank = MaskBank(torch.rand(9, 40, 40) > 0.5)
+    images = [{"pixel_values": torch.ones(3, 20, 20), "labels": [index]} for index in range(12)]
+    first = MaskedDataset(images, bank, MEAN, STD)
+    backwards = [first[index]["pixel_values"] for index in reversed(range(12))][::-1]
+    again = MaskedDataset(images, bank, MEAN, STD)
+    assert all(torch.equal(again[index]["pixel_values"], backwards[index]) for index in range(12))
+    other_seed = MaskedDataset(images, bank, MEAN, STD, seed=1)
+    assert any(not torch.equal(other_seed[index]["pixel_values"], backwards[index]) for index in range(12))
+    assert len({image.numpy().tobytes() for image in backwards}) > 6
+    assert all(set(image.unique().tolist()) == {-1.0, 1.0} for image in backwards)  # black is -1 here
+    assert first[3]["labels"] == [3] and len(first) == 12
+    assert images[3]["pixel_values"].min() == 1  # the data set itself is left alone

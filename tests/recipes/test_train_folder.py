@@ -1,0 +1,53 @@
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msl_hf import MSLForImageClassification
+
+RECIPE = str(Path(__file__).parents[2] / "recipes" / "train_folder.py")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twenty little photographs of reddish and bluish things."""
+    folder = tmp_path / "photos" / "train"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = []
+    for index in range(20):
+        labels = [name for name, on in zip(("blue", "red"), rng.random(2) < 0.6, strict=True) if on]
+        pixels = rng.integers(0, 90, (30, 40, 3))
+        pixels[..., 0] += 150 * ("red" in labels)
+        pixels[..., 2] += 150 * ("blue" in labels)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+        lines.append(json.dumps({"file_name": f"{index}.png", "labels": labels}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder.parent
+
+
+def run(monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", [RECIPE, *flags])
+    runpy.run_path(RECIPE, run_name="__main__")
+
+
+def test_own_photographs_without_a_validation_split(photos, backbone_folder, tmp_path, monkeypatch, capsys):
+    backbone = str(backbone_folder("timm_resnet"))
+    run(monkeypatch, "--data_dir", str(photos), "--backbone", backbone, "--image_size", "32",
+        "--validation_fraction", "0.25", "--num_train_epochs", "2", "--per_device_train_batch_size", "5", "--use_cpu",
+        "true", "--masks", "patches", "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true",
+        "--cpu_threads", "1")  # fmt: skip
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["num_train_images"] == 15 and metrics["selection_split"] == "validation" == metrics["test_split"]
+    config = MSLForImageClassification.from_pretrained(tmp_path / "out").config
+    assert config.id2label == {0: "blue", 1: "red"}
+    assert "also chose the best epoch" in capsys.readouterr().out
+
+
+def test_folder_is_needed(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="--data_dir FOLDER"):
+        run(monkeypatch, "--output_dir", str(tmp_path))

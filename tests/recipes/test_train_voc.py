@@ -1,0 +1,180 @@
+"""The recipe from its command line to its output folder."""
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from msl_hf import MSLForImageClassification
+
+RECIPE = str(Path(__file__).parents[2] / "recipes" / "train_voc.py")
+TINY = ["--train_split", "train", "--selection_split", "val", "--image_size", "32", "--num_train_epochs", "2",
+        "--per_device_train_batch_size", "8", "--masks", "patches", "--use_cpu", "true", "--bf16", "false",
+        "--disable_tqdm", "true", "--learning_rate", "1e-3", "--logging_steps", "1", "--cpu_threads", "1"]  # fmt: skip
+
+
+@pytest.fixture
+def recipe(monkeypatch, backbone_folder, scenes):
+    """Runs the recipe in this process: flags -> nothing, or SystemExit with the message."""
+
+    def run(*flags):
+        command = [RECIPE, "--data_dir", str(scenes), "--backbone", str(backbone_folder("timm_resnet")), *TINY, *flags]
+        monkeypatch.setattr(sys, "argv", command)
+        runpy.run_path(RECIPE, run_name="__main__")
+
+    return run
+
+
+def test_output_folder(recipe, tmp_path, capsys):
+    recipe("--output_dir", str(tmp_path / "out"))
+    out = tmp_path / "out"
+    printed = capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["model"] == "best" and metrics["test_split"] == "test" and metrics["selection_split"] == "val"
+    assert metrics["num_test_images"] == 11
+    for which in ("last", "best"):
+        for images in ("clean", "masked"):
+            assert set(metrics[which][images]) == {"mAP", "CP", "CR", "CF1", "OP", "OR", "OF1"}
+            assert all(0 <= value <= 1 for value in metrics[which][images].values())
+            assert f"{100 * metrics[which][images]['mAP']:.1f}" in printed
+    assert str(out) in printed and str(out / "last") in printed
+    files = {path.name for path in out.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_msl.py", "README.md", "run.json",
+            "curves.png", "last"} <= files  # fmt: skip
+    assert Image.open(out / "curves.png").size[0] > 500
+    # The folder itself is the best model by val, `last` the final step.
+    model = MSLForImageClassification.from_pretrained(out)
+    assert model.config.num_labels == 10
+    last = load_file(out / "last" / "model.safetensors")
+    final = load_file(out / "checkpoint-6" / "model.safetensors")
+    assert all(torch.equal(value, final[key]) for key, value in last.items())
+    log = json.loads((out / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+    scores = {entry["epoch"]: entry["eval_mAP"] for entry in log if "eval_mAP" in entry}
+    assert metrics["best"]["epoch"] == max(scores, key=scores.get)
+
+
+def test_plain_training_without_selection(recipe, tmp_path):
+    recipe("--output_dir", str(tmp_path / "out"), "--loss_weights", "1", "0", "0", "--selection_split", "none",
+           "--num_train_epochs", "1")  # fmt: skip
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["model"] == "last" and "best" not in metrics
+    same = [load_file(tmp_path / "out" / name / "model.safetensors") for name in (".", "last")]
+    assert all(torch.equal(value, same[1][key]) for key, value in same[0].items())
+    assert "plain supervised training" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_seed_is_everything(recipe, tmp_path):
+    weights = []
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        recipe("--output_dir", str(tmp_path / name), "--seed", seed, "--num_train_epochs", "1")
+        weights.append(load_file(tmp_path / name / "last" / "model.safetensors"))
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    assert any(not torch.equal(value, weights[2][key]) for key, value in weights[0].items())
+
+
+def test_starting_from_the_trained_model(recipe, tmp_path, monkeypatch, scenes, capsys):
+    recipe("--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1")
+    command = [RECIPE, "--data_dir", str(scenes), "--model", str(tmp_path / "out"), *TINY, "--num_train_epochs", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--output_dir", str(tmp_path / "more")])
+    runpy.run_path(RECIPE, run_name="__main__")
+    assert (tmp_path / "more" / "metrics.json").is_file()
+    assert "replaced" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data_dir", "missing"], "missing/VOC2007"),
+        (["--backbone", "no-such-network"], "no-such-network"),
+        (["--masks", "no-such-masks"], "no-such-masks: no such folder of masks"),
+        (["--num_heads", "3"], "num_heads must be one of"),
+        (["--selection_split", "dev"], "no split 'dev'"),
+        (["--resume_from_checkpoint"], "no complete checkpoint"),
+        (["--selection_split", "test"], "test images"),
+        (["--no_such_flag"], "unknown arguments: --no_such_flag"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_leave_no_trace(flags, message, recipe, tmp_path):
+    with pytest.raises(SystemExit, match=message) as error:
+        recipe("--output_dir", str(tmp_path / "out"), *flags)
+    assert str(error.value).startswith("error: ")
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_a_different_run_is_not_overwritten(recipe, tmp_path):
+    recipe("--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="already holds a different run"):
+        recipe("--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1", "--seed", "9")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+
+def test_broken_images_stop_the_run_or_are_dropped(recipe, tmp_path, scenes, capsys):
+    broken = shutil.copytree(scenes, tmp_path / "VOCdevkit")
+    images = sorted((broken / "VOC2007" / "JPEGImages").iterdir())
+    images[2].write_bytes(images[2].read_bytes()[:300])
+    images[5].unlink()
+    flags = ["--data_dir", str(broken), "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1"]
+    with pytest.raises(SystemExit, match=rf"(?s){images[2].name}.*{images[5].name}.*--drop_bad_images"):
+        recipe(*flags)
+    recipe(*flags, "--drop_bad_images", "true")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["num_train_images"] == 22
+    assert capsys.readouterr().out.count("Left out: ") == 2
+
+
+def launch(*flags) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", RECIPE, *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_same_weights(backbone_folder, scenes, tmp_path):
+    """SIGKILL in mid-epoch, then `--resume_from_checkpoint`: bit for bit the run that was not interrupted."""
+    flags = ["--data_dir", str(scenes), "--backbone", str(backbone_folder("timm_resnet")), *TINY,
+             "--num_train_epochs", "40", "--save_strategy", "steps", "--save_steps", "2"]  # fmt: skip
+    whole = launch(*flags, "--output_dir", str(tmp_path / "whole"))
+    killed = launch(*flags, "--output_dir", str(tmp_path / "killed"))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoint-20").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    output, _ = whole.communicate(timeout=240)
+    assert whole.returncode == 0, output[-2000:]
+    resumed = launch(*flags, "--output_dir", str(tmp_path / "killed"), "--resume_from_checkpoint")
+    output, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, output[-2000:]
+    for name in ("last/model.safetensors", "model.safetensors"):
+        one, two = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
+        assert all(torch.equal(value, two[key]) for key, value in one.items()), name
+    results = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("whole", "killed")]
+    assert results[0]["best"] == results[1]["best"] and results[0]["last"] == results[1]["last"]
+
+
+@pytest.mark.slow
+def test_a_few_steps_on_real_photographs(shared, tmp_path):
+    data, backbone = shared / "data/voc20/VOCdevkit", shared / "weights/tf_efficientnet_lite0"
+    process = launch(
+        "--data_dir", str(data), "--backbone", str(backbone), "--image_size", "96", "--masks", str(shared / "data/masks/nvidia"), "--train_split", "train",
+        "--max_train_samples", "48", "--max_eval_samples", "60", "--num_train_epochs", "1", "--use_cpu", "true",
+        "--output_dir", str(tmp_path), "--disable_tqdm", "true", "--logging_steps", "1",
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-2000:]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["num_train_images"] == 48 and metrics["num_test_images"] == 60
+    assert "'loss_consistency':" in output and 0 < metrics["last"]["clean"]["mAP"] < 1

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from msl_hf.data import load_voc
+from msl_hf.runs.arguments import DataArguments, MaskArguments, ModelArguments, RunError
+from msl_hf.runs.train import load_masks, load_model, prepare_splits, user_input
+
+
+def names(splits):
+    return {role: None if splits[role] is None else len(splits[role]) for role in ("train", "selection", "test")}
+
+
+def test_default_splits(scenes):
+    splits = prepare_splits(load_voc(scenes), DataArguments(), progress=False)
+    assert splits["names"] == {"train": "trainval", "selection": None, "test": "test"}
+    assert names(splits) == {"train": 34, "selection": None, "test": 11}
+
+
+def test_selection_synonyms_and_limits(scenes):
+    data = DataArguments(train_split="train", selection_split="validation", max_train_samples=5, max_eval_samples=4)
+    splits = prepare_splits(load_voc(scenes), data, progress=False)
+    assert splits["names"] == {"train": "train", "selection": "val", "test": "test"}
+    assert names(splits) == {"train": 5, "selection": 4, "test": 4}
+
+
+def test_validation_fraction_holds_images_out(scenes):
+    only_train = {"train": load_voc(scenes)["train"]}
+    splits = prepare_splits(only_train, DataArguments(validation_fraction=0.25), progress=False)
+    assert names(splits) == {"train": 18, "selection": 6, "test": 6}
+    assert not set(splits["train"][:]["image_id"]) & set(splits["selection"][:]["image_id"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DataArguments(train_split="everything"), "no split 'everything'; the data have trainval"),
+        (DataArguments(train_split="val", selection_split="val"), "is the split that is trained on"),
+    ],
+)
+def test_split_errors(data, message, scenes):
+    with pytest.raises(RunError, match=message):
+        prepare_splits(load_voc(scenes), data, progress=False)
+
+
+def test_classes_without_positives_are_named(scenes, capsys):
+    prepare_splits(load_voc(scenes), DataArguments(max_train_samples=1), progress=False)
+    warning = capsys.readouterr().out
+    assert "Warning: no image of split 'trainval' shows" in warning and "left out of its mAP" in warning
+
+
+def test_evaluation_masks_are_never_training_masks(tmp_path):
+    for index in range(6):
+        holes = np.zeros((64, 64), np.uint8)
+        holes[: 32 + index] = 255
+        Image.fromarray(holes).save(tmp_path / f"{index}.png")
+    train, test = load_masks(MaskArguments(masks=str(tmp_path)))
+    assert not set(train.hole_ratios.tolist()) & set(test.hole_ratios.tolist())
+    assert len(train) == len(test) == 3
+    generated, same_test = load_masks(MaskArguments(masks="patches", eval_masks=str(tmp_path)))
+    assert same_test.hole_ratios.tolist() == test.hole_ratios.tolist()
+    with pytest.raises(RunError, match="no such folder of masks"), user_input():
+        load_masks(MaskArguments(masks=str(tmp_path / "missing")))
+
+
+def test_starting_from_a_model_with_other_classes_replaces_the_head(tiny_model, tmp_path, capsys):
+    from msl_hf.data import build_processor
+
+    tiny_model().save_pretrained(tmp_path)
+    build_processor(None, 32).save_pretrained(tmp_path)
+    model, _ = load_model(ModelArguments(model=str(tmp_path)), ["bird", "bear"])
+    assert "its head is replaced" in capsys.readouterr().out and model.config.num_labels == 2
+    model, processor = load_model(ModelArguments(model=str(tmp_path)), ["cat", "dog", "fish"])
+    assert capsys.readouterr().out == "" and processor.size["height"] == 32
+
+
+def test_some_network_is_needed():
+    with pytest.raises(RunError, match="--backbone"):
+        load_model(ModelArguments(), ["a"])
+    with pytest.raises(RunError, match="nowhere"), user_input():
+        load_model(ModelArguments(backbone="nowhere"), ["a"])

@@ -1,0 +1,27 @@
+"""Tiny backbones of every kind that the model has to work with; all take 32 pixels."""
+
+LABELS = ["cat", "dog", "fish"]
+
+NATIVE = {
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+    "vit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+            "image_size": 32, "patch_size": 8},
+    "dinov2": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8},
+    "dinov2_with_registers": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+                              "patch_size": 8},
+    "swin": {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 32,
+             "patch_size": 4, "drop_path_rate": 0.0},
+}  # fmt: skip
+_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+TIMM = {
+    "resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}),
+    "convnext": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
+    "vit": ("vit_tiny_patch16_224", _VIT),
+    "vit_registers": ("vit_small_patch14_reg4_dinov2", _VIT),
+    "dinov3": ("vit_small_patch16_dinov3", {**_VIT, "embed_dim": 32}),
+    "swin": ("swin_tiny_patch4_window7_224", {"img_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1],
+                                              "num_heads": [2, 2], "window_size": 4, "drop_path_rate": 0.0}),
+    "mobilenet": ("mobilenetv3_small_100", {}),
+}  # fmt: skip
+BACKBONES = [f"timm_{name}" for name in TIMM] + [f"hf_{name}" for name in NATIVE]
