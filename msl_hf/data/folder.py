@@ -77,7 +77,7 @@ def _read_rows(folder: Path, metadata: Path) -> Iterable[dict]:
             raise DataError(f"{where}: file_name {name!r} leads out of the folder")
         if LABEL_COLUMN not in row:
             raise DataError(f"{where}: has no {LABEL_COLUMN}; an image without labels needs an empty list")
-        yield {"path": file, "image_id": name, "labels": row[LABEL_COLUMN], "where": where}
+        yield {"path": file, "image_id": f"{folder.name}/{name}", "labels": row[LABEL_COLUMN], "where": where}
 
 
 def _read_metadata(metadata: Path) -> Iterable[tuple[str, dict]]:

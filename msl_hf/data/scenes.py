@@ -4,6 +4,7 @@ Written as a VOCdevkit tree, so that they go through the same loader as real pho
 visible fraction of every object is known exactly.
 """
 
+import colorsys
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ CLASS_NAMES = ("arrow", "ball", "box", "cone", "cross", "flower", "heart", "moon
 DONE_FILE = "scenes.txt"  # written last: a tree without it was interrupted
 DIFFICULT_BELOW = 0.15  # an object of which less is visible is "difficult", as VOC calls it
 DROPPED_BELOW = 0.03  # and one of which less than this is visible is not annotated
+HUE_SPREAD = 0.7  # of an object's hue, in steps between the hues of two classes
 _ANGLES = np.linspace(0, 2 * np.pi, 60, endpoint=False)
 
 
@@ -33,9 +35,9 @@ def make_scenes(
 ) -> Path:
     """Write generated scenes as a VOCdevkit tree for `load_voc`. A tree with the same settings is left as it is.
 
-    Ten classes told apart by shape, not by colour; one to six objects each scene, 10 to 60 % of the image wide, later
-    ones in front of earlier ones. Every XML object has, beside VOC's fields, `visible`: the share of its area that
-    neither other objects nor the image border hide.
+    Ten classes told apart by shape; the hue of each varies widely about one of its own, so that colour helps. One to
+    six objects each scene, 12 to 66 % of the image wide, later ones in front of earlier ones. Every XML object has,
+    beside VOC's fields, `visible`: the share of its area that neither other objects nor the image border hide.
 
     Args:
         path: Becomes the `VOCdevkit` folder; holds `VOC2007/` in the end.
@@ -122,7 +124,7 @@ def _draw_scene(rng: np.random.Generator, size: int) -> tuple[Image.Image, list[
     owner = np.full((canvas, canvas), -1, dtype=np.int16)
     drawn, previous = [], None
     for index, label in enumerate(_choose_labels(rng)):
-        radius = size * np.exp(rng.uniform(np.log(0.05), np.log(0.3)))
+        radius = size * np.exp(rng.uniform(np.log(0.06), np.log(0.33)))
         centre = margin + rng.uniform(0, size, 2)
         if index and rng.random() < 0.4:  # in front of the one before
             centre = previous + rng.normal(0, radius, 2)
@@ -132,7 +134,9 @@ def _draw_scene(rng: np.random.Generator, size: int) -> tuple[Image.Image, list[
         mask = np.asarray(shape)
         owner[mask] = index
         inside = mask[margin : margin + size, margin : margin + size]
-        shade = rng.uniform(30, 225, 3) + rng.normal(0, 14, (size, size, 1))
+        hue = (label + rng.normal(0, HUE_SPREAD)) / len(CLASS_NAMES) % 1
+        colour = 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.5, 1), rng.uniform(0.4, 1)))
+        shade = colour + rng.normal(0, 14, (size, size, 1))
         pixels = np.where(inside[..., None], shade, pixels)
         drawn.append((int(label), mask, inside))
     visible_owner = owner[margin : margin + size, margin : margin + size]

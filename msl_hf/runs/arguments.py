@@ -23,6 +23,9 @@ class ModelArguments:
 
     backbone: str | None = field(default=None, metadata={"help": "Hub id or folder of a pretrained image backbone."})
     model: str | None = field(default=None, metadata={"help": "Start from this MSL model instead of a backbone."})
+    backbone_weights: str | None = field(
+        default=None, metadata={"help": "Load the backbone's weights from this .pth file (a CutMix ResNet-101, say)."}
+    )
     from_scratch: bool = field(default=False, metadata={"help": "Random weights; --backbone may be a timm name."})
     image_size: int | None = field(default=None, metadata={"help": "Side of the input; default: the backbone's own."})
     head: str = field(default="csra", metadata={"help": "csra or linear.", "choices": ["csra", "linear"]})

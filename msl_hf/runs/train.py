@@ -22,6 +22,7 @@ from ..evaluation.figures import plot_training_curves
 from ..evaluation.metrics import METRIC_NAMES, metrics_from_logits
 from ..evaluation.robustness import MaskedDataset
 from ..hub.card import write_card
+from ..hub.convert import load_backbone_weights
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
@@ -166,9 +167,9 @@ def hardware(training: MSLTrainingArguments) -> str:
 
 def prepare_splits(datasets: dict, data: DataArguments, progress: bool) -> dict:
     """Choose and check the splits `train`, `selection` and `test` (None where there is none), with their `names`."""
-    names = {"train": data.train_split or ("trainval" if "trainval" in datasets else "train")}
-    names["train"] = find_split(datasets, names["train"])
     selection = None if data.selection_split == "none" else data.selection_split
+    whole = "trainval" if "trainval" in datasets and selection is None else "train"
+    names = {"train": find_split(datasets, data.train_split or whole)}
     if data.validation_fraction and not {"val", "validation"} & set(datasets):
         parts = datasets[names["train"]].train_test_split(data.validation_fraction, seed=0)
         datasets = {**datasets, names["train"]: parts["train"], "validation": parts["test"]}
@@ -192,6 +193,9 @@ def prepare_splits(datasets: dict, data: DataArguments, progress: bool) -> dict:
             print(f"Left out: {message}")
         if len(dataset) == 0:
             raise RunError(f"split {names[role]!r} holds no images")
+        if role != "train" and (shared := set(dataset[:]["image_id"]) & set(splits["train"][:]["image_id"])):
+            raise RunError(f"{len(shared)} images of split {names[role]!r} are trained on as part of split "
+                           f"{names['train']!r}, such as {min(shared)}; choose another split")  # fmt: skip
         splits[role] = dataset
         warn_about_empty_classes(dataset, names[role])
     return splits
@@ -255,6 +259,8 @@ def load_model(model: ModelArguments, label_names: list[str]):
         image_size=model.image_size,
         pretrained=not model.from_scratch,
     )
+    if model.backbone_weights is not None:
+        load_backbone_weights(network.backbone, model.backbone_weights)
     processor = build_processor(
         None if model.from_scratch else model.backbone,
         network.config.image_height_width,

@@ -31,7 +31,7 @@ def test_splits_and_sorted_names(kind, tmp_path):
     assert set(data) == {"train", "validation"}
     assert data["train"].features["labels"].feature.names == ["ape", "cat", "dog"]
     assert data["train"][:]["labels"] == [[1, 2], []] and data["validation"][0]["labels"] == [0]
-    assert data["train"][0]["image"].size == (8, 8) and data["train"][0]["image_id"] == "a.jpg"
+    assert data["train"][0]["image"].size == (8, 8) and data["train"][0]["image_id"] == "train/a.jpg"
 
 
 def test_one_folder_is_the_training_split(tmp_path):

@@ -169,7 +169,8 @@ def test_killed_run_resumes_to_the_same_weights(backbone_folder, scenes, tmp_pat
 def test_a_few_steps_on_real_photographs(shared, tmp_path):
     data, backbone = shared / "data/voc20/VOCdevkit", shared / "weights/tf_efficientnet_lite0"
     process = launch(
-        "--data_dir", str(data), "--backbone", str(backbone), "--image_size", "96", "--masks", str(shared / "data/masks/nvidia"), "--train_split", "train",
+        "--data_dir", str(data), "--backbone", str(backbone), "--image_size", "96", "--train_split", "train",
+        "--masks", str(shared / "data/masks/nvidia"),
         "--max_train_samples", "48", "--max_eval_samples", "60", "--num_train_epochs", "1", "--use_cpu", "true",
         "--output_dir", str(tmp_path), "--disable_tqdm", "true", "--logging_steps", "1",
     )  # fmt: skip

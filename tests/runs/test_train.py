@@ -24,6 +24,15 @@ def test_selection_synonyms_and_limits(scenes):
     assert names(splits) == {"train": 5, "selection": 4, "test": 4}
 
 
+def test_selecting_among_training_images_is_refused(scenes):
+    """trainval contains val; with a selection split the default is train."""
+    splits = prepare_splits(load_voc(scenes), DataArguments(selection_split="val"), progress=False)
+    assert splits["names"]["train"] == "train"
+    data = DataArguments(train_split="trainval", selection_split="val")
+    with pytest.raises(RunError, match="10 images of split 'val' are trained on"):
+        prepare_splits(load_voc(scenes), data, progress=False)
+
+
 def test_validation_fraction_holds_images_out(scenes):
     only_train = {"train": load_voc(scenes)["train"]}
     splits = prepare_splits(only_train, DataArguments(validation_fraction=0.25), progress=False)
