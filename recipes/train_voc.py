@@ -9,8 +9,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import cached_assets_path
-
 from msl_hf.data import load_voc, make_scenes
 from msl_hf.data.voc import download_voc
 from msl_hf.runs.arguments import DataArguments, parse_arguments
@@ -32,8 +30,9 @@ def train_voc() -> None:
 
     def load(data: DataArguments):
         if data.data_dir is None:
-            print("No --data_dir: training on generated scenes instead of photographs")
-            return load_voc(make_scenes(cached_assets_path("msl_hf", namespace="scenes") / "v1"))
+            scenes = Path(arguments.training.output_dir).parent / "scenes"
+            print(f"No --data_dir: training on generated scenes instead of photographs, written to {scenes}")
+            return load_voc(make_scenes(scenes))
         if voc.download:
             download_voc(data.data_dir, voc.year)
         return load_voc(data.data_dir, voc.year)

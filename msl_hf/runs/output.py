@@ -13,25 +13,28 @@ CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
 FREE_SETTINGS = ("cpu_threads", "resume_from_checkpoint", "disable_tqdm", "dataloader_num_workers", "output_dir")
 
 
-def claim_output_dir(arguments: Arguments) -> None:
-    """Note the settings of this run in its output folder; refuse a folder that holds a different run.
+def check_output_dir(arguments: Arguments) -> None:
+    """Refuse an output folder that holds a different run, or a model that no run of ours made.
 
     Raises:
         RunError: naming the settings that differ.
     """
     folder = Path(arguments.training.output_dir)
-    settings = run_settings(arguments)
-    file = folder / RUN_FILE
-    if file.is_file():
-        earlier = read_json(file)
+    if (folder / RUN_FILE).is_file():
+        earlier, settings = read_json(folder / RUN_FILE), run_settings(arguments)
         differing = sorted(key for key in settings.keys() | earlier.keys() if settings.get(key) != earlier.get(key))
         if differing:
             changes = ", ".join(f"{key} {earlier.get(key)!r} -> {settings.get(key)!r}" for key in differing[:5])
             raise RunError(f"{folder} already holds a different run ({changes}); choose another --output_dir")
     elif (folder / "config.json").is_file() or any(folder.glob("checkpoint-*")):
         raise RunError(f"{folder} already holds a model or checkpoints of something else; choose another --output_dir")
+
+
+def claim_output_dir(arguments: Arguments) -> None:
+    """Make the output folder and note in it the settings of this run."""
+    folder = Path(arguments.training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, settings)
+    write_json(folder / RUN_FILE, run_settings(arguments))
 
 
 def run_settings(arguments: Arguments) -> dict:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from msl_hf.runs.arguments import RunError, parse_arguments
-from msl_hf.runs.output import claim_output_dir, find_checkpoint
+from msl_hf.runs.output import check_output_dir, claim_output_dir, find_checkpoint
 
 
 def arguments(folder, *argv):
@@ -12,16 +12,16 @@ def arguments(folder, *argv):
 
 def test_same_run_may_come_back_another_may_not(tmp_path):
     claim_output_dir(arguments(tmp_path, "--seed", "1", "--backbone", "net"))
-    claim_output_dir(arguments(tmp_path, "--seed", "1", "--backbone", "net", "--cpu_threads", "1"))
+    check_output_dir(arguments(tmp_path, "--seed", "1", "--backbone", "net", "--cpu_threads", "1"))
     with pytest.raises(RunError, match="already holds a different run .*seed 1 -> 2"):
-        claim_output_dir(arguments(tmp_path, "--seed", "2", "--backbone", "net"))
+        check_output_dir(arguments(tmp_path, "--seed", "2", "--backbone", "net"))
     assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
 
 
 def test_foreign_models_are_not_overwritten(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RunError, match="of something else"):
-        claim_output_dir(arguments(tmp_path))
+        check_output_dir(arguments(tmp_path))
 
 
 def make_checkpoint(folder, without=None, state='{"global_step": 1}'):

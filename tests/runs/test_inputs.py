@@ -4,30 +4,31 @@ from PIL import Image
 
 from msl_hf.data import load_voc
 from msl_hf.runs.arguments import DataArguments, MaskArguments, ModelArguments, RunError
-from msl_hf.runs.train import load_masks, load_model, prepare_splits, user_input
+from msl_hf.runs.inputs import load_masks, load_model, prepare_splits, user_input
 
 
 def names(splits):
-    return {role: None if splits[role] is None else len(splits[role]) for role in ("train", "selection", "test")}
+    sizes = {"train": splits.train, "selection": splits.selection, "test": splits.test}
+    return {role: None if split is None else len(split) for role, split in sizes.items()}
 
 
 def test_default_splits(scenes):
     splits = prepare_splits(load_voc(scenes), DataArguments(), progress=False)
-    assert splits["names"] == {"train": "trainval", "selection": None, "test": "test"}
+    assert splits.names == {"train": "trainval", "selection": None, "test": "test"}
     assert names(splits) == {"train": 34, "selection": None, "test": 11}
 
 
 def test_selection_synonyms_and_limits(scenes):
     data = DataArguments(train_split="train", selection_split="validation", max_train_samples=5, max_eval_samples=4)
     splits = prepare_splits(load_voc(scenes), data, progress=False)
-    assert splits["names"] == {"train": "train", "selection": "val", "test": "test"}
+    assert splits.names == {"train": "train", "selection": "val", "test": "test"}
     assert names(splits) == {"train": 5, "selection": 4, "test": 4}
 
 
 def test_selecting_among_training_images_is_refused(scenes):
     """trainval contains val; with a selection split the default is train."""
     splits = prepare_splits(load_voc(scenes), DataArguments(selection_split="val"), progress=False)
-    assert splits["names"]["train"] == "train"
+    assert splits.names["train"] == "train"
     data = DataArguments(train_split="trainval", selection_split="val")
     with pytest.raises(RunError, match="10 images of split 'val' are trained on"):
         prepare_splits(load_voc(scenes), data, progress=False)
@@ -37,14 +38,14 @@ def test_validation_fraction_holds_images_out(scenes):
     only_train = {"train": load_voc(scenes)["train"]}
     splits = prepare_splits(only_train, DataArguments(validation_fraction=0.25), progress=False)
     assert names(splits) == {"train": 18, "selection": 6, "test": 6}
-    assert not set(splits["train"][:]["image_id"]) & set(splits["selection"][:]["image_id"])
+    assert not set(splits.train[:]["image_id"]) & set(splits.selection[:]["image_id"])
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (DataArguments(train_split="everything"), "no split 'everything'; the data have trainval"),
-        (DataArguments(train_split="val", selection_split="val"), "is the split that is trained on"),
+        (DataArguments(train_split="val", selection_split="val"), "are trained on as part of split 'val'"),
     ],
 )
 def test_split_errors(data, message, scenes):

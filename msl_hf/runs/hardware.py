@@ -1,0 +1,39 @@
+"""Getting the most out of the machine, and saying which it was."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import sys
+
+import torch
+from transformers import TrainingArguments
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed activations instead of giving them back to the kernel after every step.
+
+    Otherwise each step faults its memory in anew, page by page, which costs a fifth of a training step on a CPU.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL("libc.so.6")
+            for parameter, value in ((-3, 2**31 - 1), (-1, 2**31 - 1), (-2, 2**28)):  # mmap, trim threshold; top pad
+                libc.mallopt(parameter, value)
+
+
+def set_cpu_threads(threads: int | None) -> int:
+    """Give torch all cores, shared among local processes: `accelerate launch` leaves it one."""
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def describe_hardware(training: TrainingArguments) -> str:
+    """One line for the record."""
+    processes = f"{training.world_size} x " if training.world_size > 1 else ""
+    if training.device.type == "cuda":
+        return f"{processes}{torch.cuda.get_device_name()}"
+    return f"{processes}{torch.get_num_threads()} CPU threads ({platform.machine()})"

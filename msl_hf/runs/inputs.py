@@ -1,0 +1,155 @@
+"""What a run starts from: checked splits, masks, a model with its image processor."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import transformers
+from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
+
+from ..data.schema import check_images, class_names_of
+from ..data.transforms import build_processor
+from ..hub.convert import load_backbone_weights
+from ..masks import MaskBank
+from ..model import MSLForImageClassification
+from .arguments import DataArguments, MaskArguments, ModelArguments, RunError
+
+NUM_MASKS = 2000  # generated masks: half for training, half for the masked test
+
+
+@contextlib.contextmanager
+def user_input() -> Iterator[None]:
+    """Within: errors of value or file are about what the user gave."""
+    try:
+        yield
+    except StrictDataclassError as error:  # a value that MSLConfig refuses
+        raise RunError(str(error.__cause__ or error)) from error
+    except (ValueError, OSError) as error:
+        raise RunError(str(error)) from error
+
+
+@dataclass
+class Splits:
+    """The splits of a run; `selection` and `test` are None where there is none. `names` is what the data call them."""
+
+    train: Dataset
+    selection: Dataset | None
+    test: Dataset | None
+    names: dict[str, str | None]
+
+
+def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progress: bool) -> Splits:
+    """Choose the splits, hold out a validation split if asked to, and check every image.
+
+    Args:
+        datasets: The `DatasetDict` of the schema.
+        data: Which splits, and how much of them.
+        progress: Show a progress bar while images are checked.
+
+    Raises:
+        RunError: for a split that does not exist, is empty, or shares images with the training split.
+        DataError: listing all images that cannot be decoded.
+    """
+    selection = None if data.selection_split == "none" else data.selection_split
+    whole = "trainval" if "trainval" in datasets and selection is None else "train"
+    train = find_split(datasets, data.train_split or whole)
+    if data.validation_fraction and not {"val", "validation"} & set(datasets):
+        parts = datasets[train].train_test_split(data.validation_fraction, seed=0)
+        datasets = {**datasets, train: parts["train"], "validation": parts["test"]}
+        selection = selection or "validation"
+    held_out = [name for name in ("test", "val", "validation") if name in datasets and name != train]
+    names = {
+        "train": train,
+        "selection": None if selection is None else find_split(datasets, selection),
+        "test": held_out[0] if held_out else None,
+    }
+    chosen: dict[str, Dataset | None] = {}
+    for role, name in names.items():
+        limit = data.max_train_samples if role == "train" else data.max_eval_samples
+        chosen[role] = None if name is None else _checked(datasets[name], name, limit, data.drop_bad_images, progress)
+    for role in ("selection", "test"):
+        if chosen[role] is not None:
+            both = set(chosen[role][:]["image_id"]) & set(chosen["train"][:]["image_id"])
+            if both:
+                raise RunError(f"{len(both)} images of split {names[role]!r} are trained on as part of split "
+                               f"{train!r}, such as {min(both)}; choose another split")  # fmt: skip
+    return Splits(**chosen, names=names)
+
+
+def find_split(datasets: Mapping[str, Dataset], name: str) -> str:
+    """The split of that name; val and validation are synonyms."""
+    synonyms = {"val": "validation", "validation": "val"}
+    for candidate in (name, synonyms.get(name)):
+        if candidate in datasets:
+            return candidate
+    raise RunError(f"there is no split {name!r}; the data have {', '.join(datasets)}")
+
+
+def _checked(dataset: Dataset, name: str, limit: int | None, drop_bad_images: bool, progress: bool) -> Dataset:
+    if limit is not None and limit < len(dataset):
+        dataset = dataset.shuffle(seed=0).select(range(limit))
+    dataset, dropped = check_images(dataset, drop=drop_bad_images, progress=progress)
+    for message in dropped:
+        print(f"Left out: {message}")
+    if len(dataset) == 0:
+        raise RunError(f"split {name!r} holds no images")
+    counts = np.zeros(len(class_names_of(dataset)), dtype=int)
+    for labels in dataset[:]["labels"]:
+        counts[labels] += 1
+    empty = [label for label, count in zip(class_names_of(dataset), counts, strict=True) if count == 0]
+    if empty:
+        print(f"Warning: no image of split {name!r} shows {', '.join(empty)}; left out of its mAP")
+    return dataset
+
+
+def load_masks(masks: MaskArguments) -> tuple[MaskBank, MaskBank]:
+    """(training bank, test bank), disjoint."""
+    train, test = _mask_bank(masks.masks, masks).split(0.5)
+    if masks.eval_masks and masks.eval_masks != masks.masks:
+        test = _mask_bank(masks.eval_masks, masks).split(0.5)[1]
+    return train, test
+
+
+def _mask_bank(source: str, masks: MaskArguments) -> MaskBank:
+    if source == "generated":
+        return MaskBank.generate(NUM_MASKS, tuple(masks.hole_ratio))
+    if source == "patches":
+        return MaskBank.patches()
+    return MaskBank.from_folder(source, masks.mask_hole, tuple(masks.hole_ratio))
+
+
+def load_model(model: ModelArguments, label_names: list[str]):
+    """(model, image processor): from a backbone with a new head, or from an MSL model."""
+    if model.model:
+        network = MSLForImageClassification.from_pretrained(model.model)
+        processor = transformers.AutoImageProcessor.from_pretrained(model.model)
+        own = [network.config.id2label[index] for index in range(network.config.num_labels)]
+        if own != label_names:
+            print(f"{model.model} knows {len(own)} other classes: its head is replaced by a new one "
+                  f"for {len(label_names)}")  # fmt: skip
+            network.replace_head(label_names)
+        return network, processor
+    if model.backbone is None:
+        raise RunError(
+            "say which network to train: --backbone (a pretrained image backbone) or --model (an MSL model)"
+        )
+    network = MSLForImageClassification.from_backbone(
+        model.backbone,
+        label_names,
+        head=model.head,
+        num_heads=model.num_heads,
+        csra_lambda=model.csra_lambda,
+        image_size=model.image_size,
+        pretrained=not model.from_scratch,
+    )
+    if model.backbone_weights is not None:
+        load_backbone_weights(network.backbone, model.backbone_weights)
+    processor = build_processor(
+        None if model.from_scratch else model.backbone,
+        network.config.image_height_width,
+        model.image_mean,
+        model.image_std,
+    )
+    return network, processor

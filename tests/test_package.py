@@ -1,0 +1,91 @@
+"""The package as a whole: its public names, its floors, what importing it needs, the wheel."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {"mask_drawing": 0, "masks": 1, "model": 1, "data": 1, "evaluation": 2, "hub": 2, "training": 3, "runs": 4}
+TRAIN_ONLY = {"datasets", "evaluate", "sklearn", "matplotlib", "yaml", "jinja2", "tqdm"}
+
+
+def sources() -> list[Path]:
+    return sorted((ROOT / "msl_hf").rglob("*.py"))
+
+
+def imports(path: Path, top_level: bool = False) -> set[str]:
+    """Absolute names of what a file of the package imports."""
+    tree = ast.parse(path.read_text())
+    package = path.relative_to(ROOT).parts[:-1]
+    names = set()
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            names.add(".".join((*base, *([node.module] if node.module else []))))
+    return names
+
+
+def test_public_names():
+    import msl_hf
+    import msl_hf.data
+
+    assert set(msl_hf.__all__) >= {
+        "MSLConfig", "MSLForImageClassification", "MSLTrainer", "MSLTrainingArguments", "MaskBank", "MSLLoss",
+        "apply_mask", "multilabel_metrics",
+    }  # fmt: skip
+    assert all(hasattr(msl_hf, name) for name in msl_hf.__all__)
+    assert all(hasattr(msl_hf.data, name) for name in ("load_voc", "load_image_folder", "make_scenes"))
+
+
+def test_imports_only_go_down():
+    for path in sources():
+        parts = path.relative_to(ROOT / "msl_hf").with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        room = parts[0]
+        for name in imports(path):
+            if name.startswith("msl_hf."):
+                other = name.split(".")[1]
+                assert other == room or FLOORS[other] < FLOORS[room], f"{path} imports {name}"
+
+
+def test_model_files_need_no_other_part_of_the_package():
+    allowed = {"torch", "transformers", "huggingface_hub", "timm", "math", "os", "inspect"}
+    for path in (ROOT / "msl_hf" / "model").glob("*_msl.py"):
+        for name in imports(path):
+            assert name.split(".")[0] in allowed or name.startswith("msl_hf.model."), f"{path} imports {name}"
+        assert "from __future__" not in path.read_text().replace("No `from __future__", "")
+
+
+def test_importing_needs_no_package_of_training():
+    code = (
+        "import sys, msl_hf; print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('msl_hf')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    files = [Path(line) for line in done.stdout.splitlines() if line.endswith(".py")]
+    assert len(files) > 10
+    for path in files:
+        needed = {name.split(".")[0] for name in imports(path, top_level=True)}
+        assert not needed & TRAIN_ONLY, f"{path} imports {needed & TRAIN_ONLY}"
+
+
+def test_no_file_names_a_path_of_a_machine():
+    for path in [*sources(), *(ROOT / "recipes").rglob("*.*"), ROOT / "README.md"]:
+        if path.suffix in (".py", ".yaml", ".md"):
+            assert str(Path.home()) + "/" not in path.read_text() and str(ROOT) not in path.read_text(), path
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_its_data(tmp_path):
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+                   check=True, capture_output=True, timeout=240)  # fmt: skip
+    (wheel,) = tmp_path.glob("msl_hf-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {str(path.relative_to(ROOT)) for path in sources()} <= names
+    assert {"msl_hf/py.typed", "msl_hf/hub/card_template.md"} <= names
