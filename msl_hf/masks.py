@@ -1,8 +1,9 @@
 """Partial inputs: banks of binary masks, and the one function that paints them over a batch of images."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -142,14 +143,12 @@ class MaskBank:
             raise ValueError(f"hole_ratio {tuple(hole_ratio)} is narrower than 0.001; widen the interval")
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
-        name = f"irregular-v{GENERATOR_VERSION}-n{count}-{low:g}-{high:g}-s{seed}.npy"
-        path = cached_assets_path("msl_hf", namespace="masks") / name
-        try:
-            packed = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+
+        def draw() -> np.ndarray:
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it draws
-                packed = np.stack(list(pool.map(lambda i: draw_irregular_mask([seed, i], low, high), range(count))))
-            _save_atomically(path, packed)
+                return np.stack(list(pool.map(lambda i: draw_irregular_mask([seed, i], low, high), range(count))))
+
+        packed = _cached(f"irregular-v{GENERATOR_VERSION}-n{count}-{low:g}-{high:g}-s{seed}.npy", draw)
         return cls._from_packed(packed, _packed_hole_ratios(packed), (RESOLUTION, RESOLUTION))
 
     @classmethod
@@ -309,13 +308,20 @@ def _packed_hole_ratios(packed: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(1.0 - kept / RESOLUTION**2).float()
 
 
-def _save_atomically(path: Path, packed: np.ndarray) -> None:
+def _cached(name: str, draw: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array that the cache holds under a name, else drawn and stored; a cache that fails costs only time."""
     try:
+        path = cached_assets_path("msl_hf", namespace="masks") / name
+    except (OSError, ValueError):  # no place to keep it
+        return draw()
+    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or cut off
+        return np.load(path, allow_pickle=False)
+    packed = draw()
+    with contextlib.suppress(OSError):
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             np.save(file, packed, allow_pickle=False)
-        os.replace(file.name, path)
-    except OSError:
-        pass  # a read-only or full cache only costs the few seconds of drawing again
+        os.replace(file.name, path)  # whole or not at all
+    return packed
 
 
 def _read_holes(file: Path, hole: str) -> np.ndarray:

@@ -55,6 +55,14 @@ def test_cache_is_used_and_a_broken_one_is_replaced(own_cache):
     assert (masks_of(MaskBank.generate(3, seed=11)) == first).all()
 
 
+def test_no_place_for_a_cache_is_no_error(monkeypatch):
+    def fail(*args, **kwargs):
+        raise PermissionError
+
+    monkeypatch.setattr("msl_hf.masks.cached_assets_path", fail)
+    assert len(MaskBank.generate(2, seed=12)) == 2
+
+
 def test_generated_high_masks_are_as_hard_as_nvidias():
     bank = MaskBank.generate(300, (0.5, 0.6))
     for side, expected in ((224, 0.28), (384, 0.38), (448, 0.42)):

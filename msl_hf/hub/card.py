@@ -1,6 +1,7 @@
 """The model card of a run, written from what the run measured."""
 
 import os
+import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -40,7 +41,7 @@ def write_card(folder: str | os.PathLike, report: dict, settings: dict) -> None:
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["multi-label-image-classification", "masked-supervised-learning", "msl"],
-        base_model=report["base_model"] if "/" in report["base_model"] else None,
+        base_model=report["base_model"] if re.fullmatch(r"[\w-]+/[\w.-]+", report["base_model"]) else None,  # a Hub id
         model_name=folder.resolve().name,
         eval_results=evaluations or None,
     )

@@ -94,7 +94,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     report = {
         "model": "last" if best is None else "best",
         "dataset": arguments.data.dataset_name or arguments.data.data_dir or "generated scenes",
-        "base_model": arguments.model.model or arguments.model.backbone,
+        "base_model": base_model_name(arguments.model.model or arguments.model.backbone),
         "num_labels": len(label_names),
         "train_split": splits.names["train"],
         "selection_split": splits.names["selection"],
@@ -113,6 +113,11 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         write_json(output_dir / "metrics.json", report)  # last: with it the run is finished
         print_report(report, output_dir)
     return report
+
+
+def base_model_name(source: str) -> str:
+    """A Hub id as it is; of a local file or folder the name alone."""
+    return Path(source).stem if Path(source).is_file() else Path(source).name if Path(source).is_dir() else source
 
 
 def evaluate(trainer: MSLTrainer, splits: Splits, processor, masks: MaskBank) -> dict:

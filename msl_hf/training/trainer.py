@@ -1,13 +1,13 @@
 """The trainer: `compute_loss` runs the recognition branch and the masked branch."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer
-from transformers.utils import logging
 
 from ..masks import MaskBank, apply_mask, counter_generator
 from .arguments import MSLTrainingArguments
@@ -15,8 +15,6 @@ from .callbacks import EpochForDataset
 from .losses import MSLLoss, binary_cross_entropy
 from .precision import run_depthwise_in_float32
 from .schedule import warmup_step_schedule
-
-logger = logging.get_logger(__name__)
 
 
 class MSLTrainer(Trainer):
@@ -161,10 +159,12 @@ class MSLTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if decay_all or parameter.ndim > 1]
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """A schedule of transformers, or the paper's where `lr_step_epochs` is set."""
         if self.lr_scheduler is None and self.args.lr_step_epochs is not None:
+            batches = len(self.get_train_dataloader())
             self.lr_scheduler = warmup_step_schedule(
                 optimizer or self.optimizer,
-                steps_per_epoch=num_training_steps / self.args.num_train_epochs,
+                steps_per_epoch=math.ceil(batches / self.args.gradient_accumulation_steps),
                 warmup_epochs=self.args.lr_warmup_epochs,
                 step_epochs=self.args.lr_step_epochs,
             )

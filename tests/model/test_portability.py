@@ -21,7 +21,8 @@ class NoMSL:
 
 sys.meta_path.insert(0, NoMSL())
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 folder, images, expected = sys.argv[1], *torch.load(sys.argv[2], weights_only=True)
 for auto in (AutoModel, AutoModelForImageClassification):
@@ -31,6 +32,9 @@ for auto in (AutoModel, AutoModelForImageClassification):
     assert type(model).__name__ == "MSLForImageClassification" and model.config.problem_type
     assert model.score_maps(images).shape[:2] == expected.shape
 assert AutoImageProcessor.from_pretrained(folder).size["height"] == 32
+image = Image.effect_noise((40, 30), 80).convert("RGB")
+found = pipeline("image-classification", model=folder, trust_remote_code=True)(image, top_k=3)
+assert {entry["label"] for entry in found} == {"cat", "dog", "fish"} and sum(e["score"] for e in found) != 1
 assert not any(name.split(".")[0] == "msl_hf" for name in sys.modules)
 model.save_pretrained(folder + "-again")  # and a stranger can pass it on
 again = AutoModelForImageClassification.from_pretrained(folder + "-again", trust_remote_code=True).eval()

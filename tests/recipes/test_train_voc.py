@@ -132,9 +132,9 @@ def test_broken_images_stop_the_run_or_are_dropped(recipe, tmp_path, scenes, cap
     assert capsys.readouterr().out.count("Left out: ") == 2
 
 
-def launch(*flags) -> subprocess.Popen:
+def launch(*flags, launcher=("accelerate.commands.launch",)) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "accelerate.commands.launch", RECIPE, *flags],
+        [sys.executable, "-m", *launcher, RECIPE, *flags],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
@@ -163,6 +163,20 @@ def test_killed_run_resumes_to_the_same_weights(backbone_folder, scenes, tmp_pat
         assert all(torch.equal(value, two[key]) for key, value in one.items()), name
     results = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("whole", "killed")]
     assert results[0]["best"] == results[1]["best"] and results[0]["last"] == results[1]["last"]
+
+
+@pytest.mark.slow
+def test_two_processes(backbone_folder, scenes, tmp_path):
+    process = launch(
+        "--data_dir", str(scenes), "--backbone", str(backbone_folder("timm_resnet")), *TINY,
+        "--output_dir", str(tmp_path / "out"),
+        launcher=("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-2000:]
+    assert output.count("Test split 'test', 11 images") == 1
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["hardware"].startswith("2 x") and metrics["num_test_images"] == 11
 
 
 @pytest.mark.slow

@@ -39,20 +39,28 @@ json.dump(result, open(f"{output}-{args.process_index}.json", "w"))
 """
 
 
+def run(processes: int, batch: int, name: str, backbone_folder, tmp_path) -> list[dict]:
+    """The script on so many processes; what each rank found."""
+    script, output = tmp_path / "train.py", tmp_path / f"{processes}"
+    script.write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    done = subprocess.run([*launch, str(script), str(backbone_folder(name)), str(output), str(batch)],
+                          capture_output=True, text=True, timeout=240)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((tmp_path / f"{processes}-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.mark.slow
+def test_batchnorm_networks_train_with_two_forwards_a_step(backbone_folder, tmp_path):
+    first, second = run(2, 4, "timm_resnet", backbone_folder, tmp_path)
+    assert first["weights"] == second["weights"] and len(first["losses"]) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm_vit", "hf_vit"])
 def test_two_processes_equal_one_with_the_doubled_batch(name, backbone_folder, tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    results = []
-    for processes, batch in ((1, 8), (2, 4)):
-        output = tmp_path / f"{processes}"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        done = subprocess.run([*launch, str(script), str(backbone_folder(name)), str(output), str(batch)],
-                              capture_output=True, text=True, timeout=240)  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        results.append([json.loads((tmp_path / f"{processes}-{rank}.json").read_text()) for rank in range(processes)])
-    (one,), two = results
+    (one,) = run(1, 8, name, backbone_folder, tmp_path)
+    two = run(2, 4, name, backbone_folder, tmp_path)
     assert [result["processes"] for result in two] == [2, 2]
     for result in two:
         assert result["losses"] == pytest.approx(one["losses"], rel=1e-5)
