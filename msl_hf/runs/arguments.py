@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import yaml
@@ -112,6 +113,7 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
         del argv[at : at + 2]
     groups = (ModelArguments, DataArguments, MaskArguments, RunArguments, MSLTrainingArguments, *extra)
     parser = HfArgumentParser(groups, description=description, allow_abbrev=False, prog=Path(sys.argv[0]).name)
+    parser.error = _refuse  # without the usage of some two hundred flags
     known = {item.name for group in groups for item in fields(group) if item.init}
     flags = [*(_yaml_to_flags(config, known) if config else []), *argv]
     if not {"--bf16", "--fp16"} & set(flags) and "--help" not in flags:
@@ -136,12 +138,17 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
     return Arguments(model, data, masks, run, training, given), *others
 
 
+def _refuse(message: str) -> NoReturn:
+    raise RunError(f"{message} (see --help)")
+
+
 def _default_precision(use_cpu: bool) -> list[str]:
     """bfloat16 autocast wherever the hardware computes in it."""
     if torch.accelerator.is_available() and not use_cpu:
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return ["--bf16", "true"] if has_bf16 else []
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return ["--use_cpu", "true", "--bf16", "true"] if has_bf16 else []
 
 

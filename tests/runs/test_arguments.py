@@ -66,12 +66,21 @@ def test_errors_of_files(text, message, tmp_path):
         (["--loss_weights", "1", "0"], "three numbers"),
         (["--image_mean", "0"], "three numbers"),
         (["--validation_fraction", "1.5"], r"\[0, 1\)"),
+        (["--seed", "one"], "--seed: invalid int value: 'one'"),
         (["--config"], "needs a YAML file"),
     ],
 )
 def test_errors_of_flags(argv, message):
     with pytest.raises(RunError, match=message):
         parse(*argv)
+
+
+def test_help_lists_our_flags(capsys):
+    with pytest.raises(SystemExit) as error:
+        parse("--help")
+    assert error.value.code == 0
+    printed = capsys.readouterr().out
+    assert "A recipe." in printed and "--hole_ratio" in printed and "--loss_weights" in printed
 
 
 def test_output_dir_is_needed():
