@@ -1,6 +1,6 @@
 """Evaluation: metrics, and the same under masked inputs."""
 
-from .metrics import multilabel_metrics
+from .metrics import metrics_from_logits, multilabel_metrics
 from .robustness import MaskedDataset
 
-__all__ = ["MaskedDataset", "multilabel_metrics"]
+__all__ = ["MaskedDataset", "metrics_from_logits", "multilabel_metrics"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from msl_hf.data import load_voc, make_scenes
-from msl_hf.data.scenes import CLASS_NAMES, _draw_scene
+from msl_hf.data.scenes import CLASS_NAMES, DROPPED_BELOW, _draw_scene
 from msl_hf.data.schema import DataError
 
 
@@ -33,16 +33,37 @@ def test_labels_agree_with_the_objects(scenes):
         assert set(row["ignored"]) == set(row["objects"]["label"]) - clear
 
 
-def test_visible_fraction_is_that_of_the_pixels():
-    """Against a drawing of the same scene in which every object is painted whole, pixel by pixel."""
-    for seed in range(40):
+def test_only_what_is_in_front_or_beyond_the_border_hides():
+    """Objects are listed from back to front: one that nothing later reaches is wholly visible, and so is the last."""
+    free = hidden = 0
+    for seed in range(150):
         _, objects = _draw_scene(np.random.default_rng(seed), 64)
-        for item in objects:
+        for index, item in enumerate(objects):
             xmin, ymin, xmax, ymax = item["box"]
             assert 1 <= xmin <= xmax <= 64 and 1 <= ymin <= ymax <= 64
-            assert 0 < item["visible"] <= 1
+            assert DROPPED_BELOW <= item["visible"] <= 1
             if item["truncated"]:
                 assert item["visible"] < 1 and (xmin == 1 or ymin == 1 or xmax == 64 or ymax == 64)
+            elif index == len(objects) - 1:
+                assert item["visible"] == 1
+            hidden += item["visible"] < 1 and not item["truncated"]
+            free += item["visible"] == 1
+    assert free > 100 and hidden > 30
+
+
+def test_visible_fraction_is_the_share_of_pixels(monkeypatch):
+    """A square 20 pixels wide, the half of which a later one covers: one half is visible, to a row of pixels."""
+    places = iter([(-10, 0), (0, 0)])
+
+    def square(draw, label, centre, radius, angle):
+        x, y = next(places)
+        draw.rectangle((64 + x, 64 + y, 64 + x + 19, 64 + y + 19), fill=1)
+
+    monkeypatch.setattr("msl_hf.data.scenes._draw_shape", square)
+    monkeypatch.setattr("msl_hf.data.scenes._choose_labels", lambda rng: [0, 1])
+    _, (back, front) = _draw_scene(np.random.default_rng(0), 64)
+    assert (back["visible"], front["visible"]) == (0.5, 1.0)
+    assert back["box"] == (23, 33, 42, 52) and front["box"] == (33, 33, 52, 52)
 
 
 def test_scenes_have_what_they_are_for():
