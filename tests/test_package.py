@@ -1,6 +1,8 @@
 """The package as a whole: its public names, its floors, what importing it needs, the wheel."""
 
 import ast
+import doctest
+import importlib
 import subprocess
 import sys
 import zipfile
@@ -89,3 +91,13 @@ def test_wheel_holds_the_package_and_its_data(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {str(path.relative_to(ROOT)) for path in sources()} <= names
     assert {"msl_hf/py.typed", "msl_hf/hub/card_template.md"} <= names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["masks", "model.heads_msl", "training.losses", "evaluation.metrics", "evaluation.evaluate_metric", "data.schema"],
+)
+def test_examples_of_docstrings_run(name):
+    module = importlib.import_module(f"msl_hf.{name}")
+    result = doctest.testmod(module)
+    assert result.attempted > 0 and result.failed == 0

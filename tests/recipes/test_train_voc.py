@@ -63,6 +63,21 @@ def test_output_folder(recipe, tmp_path, capsys):
     assert metrics["best"]["epoch"] == max(scores, key=scores.get)
 
 
+def test_without_data_it_trains_on_generated_scenes_and_says_so(tmp_path, monkeypatch, scenes, capsys):
+    asked = []
+    monkeypatch.setattr("msl_hf.data.make_scenes", lambda path: asked.append(path) or scenes)
+    monkeypatch.chdir(Path(RECIPE).parents[1])
+    flags = ["--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1", "--per_device_train_batch_size", "8",
+             "--masks", "patches", "--use_cpu", "true", "--disable_tqdm", "true", "--cpu_threads", "1"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [RECIPE, *flags])
+    runpy.run_path(RECIPE, run_name="__main__")
+    assert asked == [tmp_path / "scenes"]
+    assert "No --data_dir: training on generated scenes" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["dataset"] == "generated scenes" and metrics["selection_split"] == "val"
+    assert "random weights" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_plain_training_without_selection(recipe, tmp_path):
     recipe("--output_dir", str(tmp_path / "out"), "--loss_weights", "1", "0", "0", "--selection_split", "none",
            "--num_train_epochs", "1")  # fmt: skip
