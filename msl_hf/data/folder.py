@@ -33,6 +33,8 @@ def load_image_folder(path: str | os.PathLike):
     Raises:
         DataError: naming the file and line at fault.
     """
+    from datasets import Dataset, DatasetDict
+
     root = Path(path)
     if not root.is_dir():
         return _load_hub(str(path))
@@ -45,21 +47,16 @@ def load_image_folder(path: str | os.PathLike):
         raise DataError(f"{root}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}")
     rows = {split: list(_read_rows(folder, _metadata_file(folder))) for split, folder in splits.items()}
     class_names = _class_names(root, rows)
-    return _dataset_dict(class_names, {
-        split: {
+    features = make_features(class_names)
+    result = DatasetDict()
+    for split, items in rows.items():
+        columns = {
             "image": [str(row["path"]) for row in items],
             "image_id": [row["image_id"] for row in items],
             "labels": [_to_indices(row["labels"], class_names, row["where"]) for row in items],
         }
-        for split, items in rows.items()
-    })  # fmt: skip
-
-
-def _dataset_dict(class_names: list[str], columns: Mapping[str, dict]):
-    from datasets import Dataset, DatasetDict
-
-    features = make_features(class_names)
-    return DatasetDict({split: Dataset.from_dict(values, features=features) for split, values in columns.items()})
+        result[split] = Dataset.from_dict(columns, features=features)
+    return result
 
 
 def _metadata_file(folder: Path) -> Path | None:
