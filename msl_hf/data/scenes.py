@@ -29,7 +29,7 @@ def make_scenes(
     path: str | os.PathLike,
     num_train: int = 2000,
     num_val: int = 500,
-    num_test: int = 1000,
+    num_test: int = 2000,
     image_size: int = 96,
     seed: int = 0,
 ) -> Path:

@@ -1,13 +1,16 @@
 """The one schema of all loaders, reading its images, and turning its labels into targets.
 
 Columns: `image`, `labels` and, where the data set has such, `ignored` (lists of class
-indices), `image_id`, and `objects` where there are boxes.
+indices), `image_id`, `objects` where there are boxes, and `crop` where a sample is a
+part of its image.
 """
 
 import io
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
@@ -19,8 +22,8 @@ class DataError(ValueError):
     """Something is wrong with the user's data; the message names the file or value and the way out."""
 
 
-def make_features(class_names: Sequence[str], ignored: bool = False, objects: bool = False):
-    """`datasets.Features` of the schema."""
+def make_features(class_names: Sequence[str], ignored: bool = False, objects: bool = False, crop: bool = False):
+    """`datasets.Features` of the schema; what a data set does not know about an object (`truncated`, ...) is None."""
     from datasets import ClassLabel, Features, List, Value
     from datasets import Image as ImageFeature
 
@@ -35,8 +38,11 @@ def make_features(class_names: Sequence[str], ignored: bool = False, objects: bo
             "area": List(Value("float32")),
             "truncated": List(Value("bool")),
             "difficult": List(Value("bool")),
+            "crowd": List(Value("bool")),
             "visible": List(Value("float32")),
         }
+    if crop:
+        columns["crop"] = List(Value("float32"), length=4)
     return Features(columns)
 
 
@@ -45,11 +51,40 @@ def class_names_of(dataset) -> list[str]:
     return list(dataset.features["labels"].feature.names)
 
 
+def column(dataset, name: str) -> list:
+    """The values of one column of a `datasets.Dataset`; unlike `dataset[:][name]` it decodes no image."""
+    return dataset.with_format(None)[name][:]
+
+
 def undecoded(dataset):
     """The data set with `image` as {"path", "bytes"}: read with `read_image`, whose errors name the file."""
     from datasets import Image as ImageFeature
 
-    return dataset.cast_column("image", ImageFeature(decode=False))
+    return dataset.with_format(None).cast_column("image", ImageFeature(decode=False))
+
+
+def read_json_lists(file: Path, *keys: str) -> dict:
+    """An annotation file: a JSON object that holds a list under each of the keys."""
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{file}: is not valid JSON ({error})") from error
+    for key in keys:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"{file}: has no list {key!r}")
+    return content
+
+
+def read_record(record, where: str, read: Callable):
+    """`read(record)`; what it lacks, or holds of the wrong kind, is an error that says where."""
+    try:
+        return read(record)
+    except KeyError as error:
+        raise DataError(f"{where}: has no {error}") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{where}: cannot be used ({error})") from error
 
 
 def image_name(row: Mapping) -> str:
@@ -58,7 +93,7 @@ def image_name(row: Mapping) -> str:
 
 
 def read_image(row: Mapping, thumbnail: bool = False) -> Image.Image:
-    """Decode the image of a row to upright RGB.
+    """Decode the image of a row to upright RGB, and cut out what `crop` says, where the row has one.
 
     Args:
         row: Of an `undecoded` data set: `image` is a dictionary with `bytes` or `path`.
@@ -70,13 +105,29 @@ def read_image(row: Mapping, thumbnail: bool = False) -> Image.Image:
     source = row["image"].get("bytes")
     try:
         with Image.open(io.BytesIO(source) if source is not None else row["image"]["path"]) as image:
-            if thumbnail:
+            if thumbnail and row.get("crop") is None:
                 image.draft("RGB", (1, 1))
-            return ImageOps.exif_transpose(image).convert("RGB")
+            image = ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{image_name(row)}: no such image file") from error
     except Exception as error:  # Pillow raises half a dozen types for broken files
         raise DataError(f"{image_name(row)}: cannot be decoded ({error})") from error
+    if row.get("crop") is None:
+        return image
+    try:
+        return crop_box(image, row["crop"])
+    except ValueError as error:
+        raise DataError(f"{image_name(row)}: {error}") from error
+
+
+def crop_box(image: Image.Image, bbox: Sequence[float]) -> Image.Image:
+    """The part of an image within [x, y, w, h] pixels; what of the box lies outside the image is left out."""
+    left, top = max(round(bbox[0]), 0), max(round(bbox[1]), 0)
+    right, bottom = min(round(bbox[0] + bbox[2]), image.width), min(round(bbox[1] + bbox[3]), image.height)
+    if right <= left or bottom <= top:
+        size = f"{image.width} x {image.height}"
+        raise ValueError(f"the box {[round(side) for side in bbox]} has no part inside the {size} image")
+    return image.crop((left, top, right, bottom))
 
 
 def check_images(dataset, drop: bool = False, progress: bool = True):
@@ -95,7 +146,8 @@ def check_images(dataset, drop: bool = False, progress: bool = True):
     """
     from tqdm.auto import tqdm
 
-    images = undecoded(dataset).select_columns([name for name in ("image", "image_id") if name in dataset.features])
+    used = [name for name in ("image", "image_id", "crop") if name in dataset.features]
+    images = undecoded(dataset).select_columns(used)
 
     def check(index: int) -> str | None:
         try:

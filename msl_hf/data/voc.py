@@ -2,10 +2,15 @@
 
 import os
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 
 from .schema import DataError, make_features
 
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 SPLITS = ("trainval", "train", "val", "test")
 
 
@@ -53,6 +58,9 @@ def load_voc(root: str | os.PathLike, year: int = 2007):
 def _read_split(folder: Path, split: str, class_names: list[str], objects: dict[str, dict]) -> dict[str, list]:
     main = folder / "ImageSets" / "Main"
     ids = [line.split()[0] for line in _read_lines(main / f"{split}.txt") if line.strip()]
+    repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(f"{main / f'{split}.txt'}: lists image {repeated[0]} more than once")
     values = {name: _read_class_file(main / f"{name}_{split}.txt") for name in class_names}
     columns: dict[str, list] = {"image": [], "labels": [], "image_id": ids, "ignored": [], "objects": []}
     for image_id in ids:
@@ -99,7 +107,7 @@ def _read_class_file(path: Path) -> dict[str, int]:
 
 def _read_objects(path: Path, class_names: list[str]) -> dict[str, list]:
     objects: dict[str, list] = {
-        "label": [], "bbox": [], "area": [], "truncated": [], "difficult": [], "visible": []
+        "label": [], "bbox": [], "area": [], "truncated": [], "difficult": [], "crowd": [], "visible": []
     }  # fmt: skip
     if not path.is_file():
         return objects
@@ -126,6 +134,7 @@ def _read_objects(path: Path, class_names: list[str]) -> dict[str, list]:
         objects["area"].append(width * height)
         objects["truncated"].append(element.findtext("truncated", "0").strip() == "1")
         objects["difficult"].append(element.findtext("difficult", "0").strip() == "1")
+        objects["crowd"].append(False)
         objects["visible"].append(visible)
     return objects
 

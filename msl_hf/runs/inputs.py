@@ -9,7 +9,7 @@ import transformers
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 
-from ..data.schema import check_images, class_names_of
+from ..data.schema import check_images, class_names_of, column
 from ..data.transforms import build_processor
 from ..hub.convert import load_backbone_weights
 from ..masks import MaskBank
@@ -71,7 +71,7 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
         chosen[role] = None if name is None else _checked(datasets[name], name, limit, data.drop_bad_images, progress)
     for role in ("selection", "test"):
         if chosen[role] is not None:
-            both = set(chosen[role][:]["image_id"]) & set(chosen["train"][:]["image_id"])
+            both = set(column(chosen[role], "image_id")) & set(column(chosen["train"], "image_id"))
             if both:
                 raise RunError(f"{len(both)} images of split {names[role]!r} are trained on as part of split "
                                f"{train!r}, such as {min(both)}; choose another split")  # fmt: skip
@@ -96,7 +96,7 @@ def _checked(dataset: Dataset, name: str, limit: int | None, drop_bad_images: bo
     if len(dataset) == 0:
         raise RunError(f"split {name!r} holds no images")
     counts = np.zeros(len(class_names_of(dataset)), dtype=int)
-    for labels in dataset[:]["labels"]:
+    for labels in column(dataset, "labels"):
         counts[labels] += 1
     empty = [label for label, count in zip(class_names_of(dataset), counts, strict=True) if count == 0]
     if empty:
