@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-HEADS = ("csra", "linear")
+HEADS = ("csra", "linear", "ml_decoder")
 CSRA_HEADS = (1, 2, 4, 6, 8)
 
 
@@ -14,7 +14,8 @@ class MSLConfig(PreTrainedConfig):
     Args:
         backbone_config: Configuration of any `transformers` image model: timm networks as `timm_wrapper`, native ones
             (ResNet, ConvNext, ViT, DINOv2, Swin, ...) as they are. A dictionary needs `model_type`.
-        head: `"csra"` (class-specific residual attention) or `"linear"` (global average pooling).
+        head: `"csra"` (class-specific residual attention), `"linear"` (global average pooling) or `"ml_decoder"`
+            (queries with cross-attention).
         num_heads: Number of CSRA heads: 1, 2, 4, 6 or 8.
         csra_lambda: Weight of the class-specific residual attention, lambda in PAPER section "CSRA head".
         image_size: Side, or [H, W], of the network's input in pixels.

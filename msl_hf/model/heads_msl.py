@@ -69,6 +69,62 @@ class CSRAHead(nn.Module):
         return scores.mean(dim=1).sum(dim=1) + self.csra_lambda * attention
 
 
+class MLDecoderHead(nn.Module):
+    """ML-Decoder (Ridnik et al., WACV 2023): queries look at the locations, each answers for a group of classes.
+
+    One decoder layer without self-attention: fixed queries drawn from N(0, 1), which are never trained, attend to the
+    features; a linear layer of its own for each query gives the logits of its group.
+
+    Args:
+        in_features: D.
+        num_labels: C.
+        num_groups: Number of queries, at most C; each answers for ceil(C / num_groups) classes.
+        hidden_size: Width of the decoder.
+
+    Examples:
+        >>> MLDecoderHead(in_features=16, num_labels=5)(torch.randn(3, 49, 16)).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, in_features: int, num_labels: int, num_groups: int = 100, hidden_size: int = 768):
+        super().__init__()
+        num_groups = min(num_groups, num_labels)
+        self.num_labels = num_labels
+        self.embed = nn.Linear(in_features, hidden_size)
+        self.register_buffer("queries", torch.randn(num_groups, hidden_size))
+        self.query_norm = nn.LayerNorm(hidden_size)
+        self.attention = nn.MultiheadAttention(hidden_size, num_heads=8, dropout=0.1, batch_first=True)
+        self.dropout = nn.Dropout(0.1)
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.feedforward = nn.Sequential(
+            nn.Linear(hidden_size, 2048), nn.ReLU(), nn.Dropout(0.1), nn.Linear(2048, hidden_size), nn.Dropout(0.1)
+        )
+        self.feedforward_norm = nn.LayerNorm(hidden_size)
+        group_size = math.ceil(num_labels / num_groups)
+        self.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_groups, hidden_size, group_size)))
+        self.bias = nn.Parameter(torch.zeros(num_labels))
+
+    def _decode(self, features: torch.Tensor, need_weights: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, L, D) features -> (B, C) logits, and the queries' (B, groups, L) attention, which sums to 1 over L."""
+        memory = F.relu(self.embed(features))
+        queries = self.query_norm(self.queries).expand(len(features), -1, -1)
+        attended, attention = self.attention(queries, memory, memory, need_weights=need_weights)
+        hidden = self.attention_norm(queries + self.dropout(attended))
+        hidden = self.feedforward_norm(hidden + self.feedforward(hidden))
+        logits = torch.einsum("bgd,gdk->bgk", hidden, self.weight).flatten(1)[:, : self.num_labels]
+        return logits + self.bias, attention
+
+    def class_maps(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) features -> (B, L, C): each logit spread over what its query looks at; the mean is the logit."""
+        logits, attention = self._decode(features, need_weights=True)
+        attention = attention.repeat_interleave(self.weight.shape[-1], dim=1)[:, : self.num_labels]
+        return attention.transpose(1, 2) * features.shape[1] * logits.unsqueeze(1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) features -> (B, C) logits."""
+        return self._decode(features, need_weights=False)[0]
+
+
 class LinearHead(nn.Module):
     """Global average pooling and one linear layer: the plain classifier of Table 13.
 

@@ -8,13 +8,14 @@ import math
 import os
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import logging
 
 from .configuration_msl import MSLConfig
-from .heads_msl import CSRAHead, LinearHead, multilabel_bce
+from .heads_msl import CSRAHead, LinearHead, MLDecoderHead, multilabel_bce
 
 PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")  # as native backbones name them
 
@@ -39,10 +40,12 @@ class MSLForImageClassification(PreTrainedModel):
         self.post_init()
         self._freeze_unused_parameters()
 
-    def _build_head(self) -> CSRAHead | LinearHead:
+    def _build_head(self) -> CSRAHead | LinearHead | MLDecoderHead:
         in_features = _num_features(self.backbone)
         if self.config.head == "linear":
             return LinearHead(in_features, self.config.num_labels)
+        if self.config.head == "ml_decoder":
+            return MLDecoderHead(in_features, self.config.num_labels)
         return CSRAHead(in_features, self.config.num_labels, self.config.num_heads, self.config.csra_lambda)
 
     @torch.no_grad()
@@ -54,6 +57,18 @@ class MSLForImageClassification(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if isinstance(module, LinearHead):
                 init.zeros_(module.bias)
+        elif isinstance(module, MLDecoderHead):
+            init.normal_(module.queries)  # not the 0.02 of embeddings: the queries are fixed and have to differ
+            init.xavier_normal_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear | nn.LayerNorm | nn.MultiheadAttention):  # the parts of ML-Decoder
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim > 1:
+                    init.xavier_uniform_(parameter)
+                elif isinstance(module, nn.LayerNorm) and name == "weight":
+                    init.ones_(parameter)
+                else:
+                    init.zeros_(parameter)
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         # The wrapped backbone knows how to checkpoint itself; the head is cheap.
@@ -79,7 +94,7 @@ class MSLForImageClassification(PreTrainedModel):
             backbone: Hub id or folder of an image model: `"timm/resnet101.tv_in1k"`, `"facebook/dinov2-base"`, ...
                 With `pretrained=False` also the bare name of a timm architecture.
             label_names: The class names in order; C of them.
-            head: `"csra"` or `"linear"`.
+            head: `"csra"`, `"linear"` or `"ml_decoder"`.
             num_heads: Number of CSRA heads: 1, 2, 4, 6 or 8.
             csra_lambda: Weight of the class-specific residual attention.
             image_size: Side or (H, W) of the input in pixels; None keeps the backbone's own. Position embeddings are

@@ -1,6 +1,6 @@
 """The loss of Masked Supervised Learning (equations 1 and 2)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -12,6 +12,66 @@ from ..model.heads_msl import IGNORED, mean_over_valid
 def binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Unreduced binary cross-entropy with logits, (B, C) -> (B, C): the paper's classification loss."""
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+class WeightedBCE(nn.Module):
+    """Unreduced binary cross-entropy whose positive term is multiplied by a factor of each class.
+
+    Args:
+        pos_weight: (C,) factors > 0.
+    """
+
+    def __init__(self, pos_weight: Sequence[float]):
+        super().__init__()
+        pos_weight = torch.as_tensor(pos_weight, dtype=torch.float32)
+        if pos_weight.ndim != 1 or not (torch.isfinite(pos_weight) & (pos_weight > 0)).all():
+            raise ValueError(f"pos_weight takes a positive factor for each class, got {pos_weight.tolist()}")
+        self.register_buffer("pos_weight", pos_weight)
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(B, C) logits and targets -> (B, C) losses."""
+        if logits.shape[-1] != len(self.pos_weight):
+            raise ValueError(f"{len(self.pos_weight)} factors in pos_weight for {logits.shape[-1]} classes")
+        return F.binary_cross_entropy_with_logits(
+            logits, targets, reduction="none", pos_weight=self.pos_weight.to(logits.device)
+        )
+
+
+def make_classification_loss(name: str, pos_weight: Sequence[float] | None = None) -> Callable:
+    """A classification loss without reduction, (logits, targets) (B, C) -> (B, C), by its name.
+
+    Args:
+        name: `"bce"`, `"asl"` (asymmetric loss, Ridnik et al. 2021, timm's defaults) or `"focal"` (Lin et al. 2017,
+            gamma 2, alpha 0.25).
+        pos_weight: (C,) factors on the positive term, for `"bce"` only.
+    """
+    if pos_weight is not None and name != "bce":
+        raise ValueError(f"pos_weight belongs to the loss 'bce', not to {name!r}")
+    if name == "asl":
+        from timm.loss import AsymmetricLossMultiLabel
+
+        return AsymmetricLossMultiLabel(reduction="none")
+    if name == "focal":
+        from torchvision.ops import sigmoid_focal_loss
+
+        return sigmoid_focal_loss
+    return binary_cross_entropy if pos_weight is None else WeightedBCE(pos_weight)
+
+
+def balanced_pos_weight(targets: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Number of negatives / number of positives of each class, so that both sides weigh the same in sum.
+
+    Args:
+        targets: (n, C) parts of the training targets; -100 counts on neither side.
+
+    Returns:
+        (C,) factors; 1 for a class that lacks positives or negatives.
+    """
+    positives = negatives = 0
+    for part in targets:
+        positives, negatives = positives + (part == 1).sum(dim=0), negatives + (part == 0).sum(dim=0)
+    one_sided = (positives == 0) | (negatives == 0)
+    return torch.where(one_sided, 1.0, negatives / positives.clamp(min=1))
 
 
 class MSLLoss(nn.Module):

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from transformers import Trainer
 from ..masks import MaskBank, apply_mask, counter_generator
 from .arguments import MSLTrainingArguments
 from .callbacks import EpochForDataset
-from .losses import MSLLoss, binary_cross_entropy
+from .losses import MSLLoss, make_classification_loss
 from .precision import run_depthwise_in_float32
 from .schedule import warmup_step_schedule
 
@@ -32,6 +32,7 @@ class MSLTrainer(Trainer):
         processing_class: Image processor; its mean and standard deviation say what black is. Saved with the model.
         eval_data_collator: Collator of evaluation and prediction where it differs from `data_collator` (evaluation
             leaves ignored labels out, training usually counts them as negative).
+        pos_weight: (C,) factors on the positive term of the binary cross-entropy; `balanced_pos_weight` counts them.
         **kwargs: As for `Trainer`.
     """
 
@@ -45,10 +46,11 @@ class MSLTrainer(Trainer):
         masks: MaskBank | None = None,
         processing_class: Any = None,
         eval_data_collator: Callable | None = None,
+        pos_weight: Sequence[float] | None = None,
         **kwargs,
     ):
         args = args if args is not None else MSLTrainingArguments("outputs")
-        self.loss = MSLLoss(args.loss_weights, _classification_loss(args.classification_loss))
+        self.loss = MSLLoss(args.loss_weights, make_classification_loss(args.classification_loss, pos_weight))
         self.masks = masks
         self.image_mean = getattr(processing_class, "image_mean", None)
         self.image_std = getattr(processing_class, "image_std", None)
@@ -204,11 +206,3 @@ def joint_equals_separate(model: nn.Module) -> bool:
     config = getattr(getattr(model, "config", None), "backbone_config", None)
     settings = vars(config) if config is not None else {}
     return not any("drop" in name and isinstance(value, float) and value > 0 for name, value in settings.items())
-
-
-def _classification_loss(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    if name == "bce":
-        return binary_cross_entropy
-    from timm.loss import AsymmetricLossMultiLabel
-
-    return AsymmetricLossMultiLabel(reduction="none")

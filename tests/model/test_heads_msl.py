@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from msl_hf.model.heads_msl import CSRAHead, LinearHead, multilabel_bce
+from msl_hf.model.heads_msl import CSRAHead, LinearHead, MLDecoderHead, multilabel_bce
 
 
 def csra_by_hand(features: np.ndarray, weights: np.ndarray, lam: float) -> np.ndarray:
@@ -51,7 +51,62 @@ def test_csra_refuses_other_numbers_of_heads():
         CSRAHead(7, 5, num_heads=3)
 
 
-@pytest.mark.parametrize("head", [CSRAHead(7, 5, 2, csra_lambda=0.0), LinearHead(7, 5)])
+def ml_decoder_by_hand(head, features):
+    """ML-Decoder one image, one query and one class at a time."""
+    features, size, heads = features.detach().double().numpy(), head.queries.shape[1], head.attention.num_heads
+    weights = {name: value.double().numpy() for name, value in head.state_dict().items()}
+
+    def norm(x, name):
+        x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    logits = np.zeros((len(features), head.num_labels))
+    for b, image in enumerate(features):
+        memory = [np.maximum(weights["embed.weight"] @ x + weights["embed.bias"], 0) for x in image]
+        for g, query in enumerate(weights["queries"]):
+            query = norm(query, "query_norm")
+            projections = (
+                np.split(weights["attention.in_proj_weight"], 3),
+                np.split(weights["attention.in_proj_bias"], 3),
+            )
+            (wq, wk, wv), (bq, bk, bv) = projections
+            q, keys, values = wq @ query + bq, [wk @ m + bk for m in memory], [wv @ m + bv for m in memory]
+            attended = []
+            for h in range(heads):
+                part = slice(h * size // heads, (h + 1) * size // heads)
+                scores = np.exp([q[part] @ key[part] / np.sqrt(size // heads) for key in keys])
+                attended.append(sum(s * value[part] for s, value in zip(scores / scores.sum(), values, strict=True)))
+            out = weights["attention.out_proj.weight"] @ np.concatenate(attended) + weights["attention.out_proj.bias"]
+            hidden = norm(query + out, "attention_norm")
+            inner = np.maximum(weights["feedforward.0.weight"] @ hidden + weights["feedforward.0.bias"], 0)
+            hidden = norm(hidden + weights["feedforward.3.weight"] @ inner + weights["feedforward.3.bias"],
+                          "feedforward_norm")  # fmt: skip
+            for k in range(weights["weight"].shape[2]):
+                label = g * weights["weight"].shape[2] + k
+                if label < head.num_labels:
+                    logits[b, label] = hidden @ weights["weight"][g, :, k] + weights["bias"][label]
+    return logits
+
+
+@pytest.mark.parametrize("num_groups", [100, 2, 3])
+def test_ml_decoder_equals_loops(num_groups):
+    head = MLDecoderHead(7, 5, num_groups, hidden_size=16).eval()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    features = torch.randn(2, 9, 7)
+    np.testing.assert_allclose(head(features).detach().numpy(), ml_decoder_by_hand(head, features), atol=1e-5)
+
+
+def test_queries_of_ml_decoder_are_fixed_and_drawn_from_the_unit_normal():
+    head = MLDecoderHead(7, 200)
+    assert head.queries.shape == (100, 768) and head.weight.shape == (100, 768, 2)
+    assert abs(head.queries.std().item() - 1) < 0.02 and "queries" not in dict(head.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "head", [CSRAHead(7, 5, 2, csra_lambda=0.0), LinearHead(7, 5), MLDecoderHead(7, 5, 3, hidden_size=16).eval()]
+)
 def test_mean_of_the_class_maps_is_the_logit(head):
     features = torch.randn(2, 9, 7)
     torch.testing.assert_close(head.class_maps(features).mean(dim=1), head(features))

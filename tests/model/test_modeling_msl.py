@@ -24,6 +24,19 @@ def test_saved_model_loads_to_the_same_logits(name, tiny_model, tmp_path):
     assert loaded.config.problem_type == "multi_label_classification"
 
 
+def test_queries_of_ml_decoder_survive_initialisation_and_loading(tiny_model, tmp_path):
+    model = tiny_model(head="ml_decoder").eval()
+    assert abs(model.head.queries.std().item() - 1) < 0.05
+    model.save_pretrained(tmp_path)
+    loaded = MSLForImageClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded.head.queries, model.head.queries)
+    assert torch.equal(loaded(images()).logits, model(images()).logits)
+    # With other classes whatever does not fit is drawn anew; nothing is left as uninitialised memory.
+    names = {index: str(index) for index in range(7)}
+    other = MSLForImageClassification.from_pretrained(tmp_path, id2label=names, ignore_mismatched_sizes=True).eval()
+    assert torch.isfinite(other(images()).logits).all() and abs(other.head.queries.std().item() - 1) < 0.05
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_trainable_parameter_gets_a_gradient(name, tiny_model, tmp_path):
     tiny_model(name).save_pretrained(tmp_path)

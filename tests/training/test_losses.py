@@ -4,6 +4,7 @@ import torch
 from timm.loss import AsymmetricLossMultiLabel
 
 from msl_hf import MSLLoss
+from msl_hf.training.losses import balanced_pos_weight, make_classification_loss
 
 Z, MASKED_Z = torch.tensor([[0.5, -1.0], [2.0, 0.0]]), torch.tensor([[-0.5, 1.0], [1.0, -3.0]])
 Y = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -97,3 +98,36 @@ def test_senseless_weights_are_refused(weights):
 def test_half_precision_logits_are_computed_in_float32():
     losses = MSLLoss()(Z.bfloat16(), MASKED_Z.bfloat16(), Y.bfloat16())
     assert losses["loss"].dtype == torch.float32
+
+
+def test_balanced_pos_weight_counts_both_sides():
+    parts = [torch.tensor([[1.0, 0.0, 0.0], [0.0, -100.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, -100.0]])]
+    assert balanced_pos_weight(parts).tolist() == [3.0, 2.0, 1.0]  # the third class has no positive
+
+
+def test_pos_weight_multiplies_the_positive_term():
+    loss = make_classification_loss("bce", [3.0, 0.5])(Z, Y)
+    for row, column in ALL:
+        factor = [3.0, 0.5][column] if Y[row, column] else 1.0
+        assert loss[row, column].item() == pytest.approx(factor * bce(Z[row, column].item(), Y[row, column].item()))
+
+
+def test_focal_loss_by_hand():
+    loss = make_classification_loss("focal")(Z, Y)
+    for entry in ALL:
+        p = sigmoid(Z[entry].item())
+        expected = -0.25 * (1 - p) ** 2 * np.log(p) if Y[entry] else -0.75 * p**2 * np.log(1 - p)
+        assert loss[entry].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "pos_weight", "message"),
+    [
+        ("asl", [1.0, 2.0], "belongs to the loss 'bce'"),
+        ("bce", [1.0, 0.0], "positive factor"),
+        ("bce", [1.0], "1 fac"),
+    ],
+)
+def test_wrong_pos_weight(name, pos_weight, message):
+    with pytest.raises(ValueError, match=message):
+        make_classification_loss(name, pos_weight)(Z, Y)
