@@ -22,7 +22,7 @@ def coco_instances(split: str, year: int, num_images: int) -> dict:
     prefix = f"COCO_{split}{year}_" if year == 2014 else ""
     images, annotations = [], []
     for number in range(num_images):
-        image_id = 100 + number
+        image_id = (100 if split == "train" else 200) + number
         images.append({"id": image_id, "file_name": f"{prefix}{image_id:012d}.jpg", "width": 60, "height": 40})
         if number == num_images - 1:
             continue
@@ -41,7 +41,6 @@ def make_coco(root: Path, year: int = 2014, num_images: int = 6) -> Path:
     for split in ("train", "val"):
         content = coco_instances(split, year, num_images)
         for record in content["images"]:
-            record["file_name"] = record["file_name"].replace("000", "000" if split == "train" else "001", 1)
             save_image(root / f"{split}{year}" / record["file_name"], 60, 40, record["id"])
         (root / "annotations" / f"instances_{split}{year}.json").write_text(json.dumps(content))
     return root

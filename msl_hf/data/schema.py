@@ -57,7 +57,7 @@ def column(dataset, name: str) -> list:
 
 
 def undecoded(dataset):
-    """The data set with `image` as {"path", "bytes"}: read with `read_image`, whose errors name the file."""
+    """The data set or stream with `image` as {"path", "bytes"}: read with `read_image`, whose errors name the file."""
     from datasets import Image as ImageFeature
 
     return dataset.with_format(None).cast_column("image", ImageFeature(decode=False))
@@ -171,6 +171,22 @@ def check_images(dataset, drop: bool = False, progress: bool = True):
     return dataset.select(kept), list(broken.values())
 
 
+def make_targets(rows: Sequence[Mapping], num_labels: int, ignored_as: str) -> torch.Tensor:
+    """`labels` and, where there is one, `ignored` of every row -> (N, C) multi-hot targets.
+
+    Args:
+        rows: N mappings with lists of class indices.
+        num_labels: C.
+        ignored_as: `"negative"` (0) or `"ignore"` (-100).
+    """
+    targets = torch.zeros(len(rows), num_labels)
+    for target, row in zip(targets, rows, strict=True):
+        if ignored_as == "ignore":
+            target[list(row.get("ignored") or [])] = IGNORED
+        target[list(row["labels"])] = 1.0
+    return targets
+
+
 class MultiLabelCollator:
     """Items with label lists -> a batch with multi-hot targets.
 
@@ -192,9 +208,5 @@ class MultiLabelCollator:
 
     def __call__(self, items: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """Returns `pixel_values` (B, 3, H, W) float and `labels` (B, C) float."""
-        targets = torch.zeros(len(items), self.num_labels)
-        for target, item in zip(targets, items, strict=True):
-            if self.ignored_as == "ignore":
-                target[list(item.get("ignored") or [])] = IGNORED
-            target[list(item["labels"])] = 1.0
+        targets = make_targets(items, self.num_labels, self.ignored_as)
         return {"pixel_values": torch.stack([item["pixel_values"] for item in items]), "labels": targets}

@@ -6,13 +6,15 @@ import os
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from torchvision.transforms.v2 import functional as tv
 from transformers import AutoImageProcessor, ViTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.utils import logging
 
-from .schema import read_image, undecoded
+from .schema import DataError, read_image, undecoded
+
+logger = logging.get_logger(__name__)
 
 CROP_SCALE = (0.7, 1.0)  # share of the image's area that a training crop covers
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height of a training crop
@@ -66,13 +68,21 @@ class ImageDataset(Dataset):
     Args:
         dataset: A `datasets.Dataset` of the schema.
         processor: The model's image processor; in evaluation it makes the pixel values.
-        augment: Horizontal flip and a random crop of 70 to 100 % of the area, for training.
+        augment: Horizontal flip and a random crop, for training.
+        crop_scale: Least and largest share of the area that a training crop covers; (1, 1) only flips (WIDER).
         seed: Seed of the augmentation.
     """
 
-    def __init__(self, dataset, processor: ViTImageProcessor, augment: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        dataset,
+        processor: ViTImageProcessor,
+        augment: bool = False,
+        crop_scale: tuple[float, float] = CROP_SCALE,
+        seed: int = 0,
+    ):
         self.dataset = undecoded(dataset)
-        self.processor, self.augment, self.seed = processor, augment, seed
+        self.processor, self.augment, self.crop_scale, self.seed = processor, augment, tuple(crop_scale), seed
         # In shared memory, so that workers that already run see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -84,19 +94,64 @@ class ImageDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        row = self.dataset[index]
+        return self.transform(self.dataset[index], index)
+
+    def transform(self, row: dict, index: int) -> dict:
+        """An undecoded row and its index -> `pixel_values` (3, H, W), `labels`, `ignored`."""
         image = read_image(row)
         if self.augment:
             rng = np.random.default_rng([self.seed, int(self._epoch), index])
-            pixel_values = augmented_pixel_values(image, self.processor, rng)
+            pixel_values = augmented_pixel_values(image, self.processor, rng, self.crop_scale)
         else:
             pixel_values = self.processor(image, return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixel_values, "labels": row["labels"], "ignored": row.get("ignored")}
 
 
-def augmented_pixel_values(image: Image.Image, processor: ViTImageProcessor, rng: np.random.Generator) -> torch.Tensor:
+class StreamedImages(IterableDataset):
+    """`ImageDataset` for a stream, such as a Hub data set too large to download: for training with `max_steps`.
+
+    The augmentation of a sample is a function of (seed, epoch, position in the stream). Several workers share out the
+    files that the stream is made of.
+
+    Args:
+        dataset: A `datasets.IterableDataset` of the schema.
+        processor: The model's image processor.
+        drop_bad_images: Skip images that cannot be read instead of stopping.
+        shuffle_buffer: Rows held to draw from at random; 0 keeps the order of the stream.
+        **kwargs: As for `ImageDataset`.
+    """
+
+    def __init__(self, dataset, processor, drop_bad_images: bool = False, shuffle_buffer: int = 1000, **kwargs):
+        self.images = ImageDataset(dataset, processor, **kwargs)
+        self.drop_bad_images = drop_bad_images
+        if shuffle_buffer:
+            self.images.dataset = self.images.dataset.shuffle(seed=self.images.seed, buffer_size=shuffle_buffer)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order and the augmentation of this epoch from now on."""
+        self.images.set_epoch(epoch)
+        self.images.dataset.set_epoch(epoch)
+
+    def __iter__(self):
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        for position, row in enumerate(self.images.dataset):
+            try:
+                yield self.images.transform(row, first + step * position)
+            except DataError as error:
+                if not self.drop_bad_images:
+                    raise
+                logger.warning(f"Left out: {error}")
+
+
+def augmented_pixel_values(
+    image: Image.Image,
+    processor: ViTImageProcessor,
+    rng: np.random.Generator,
+    crop_scale: tuple[float, float] = CROP_SCALE,
+) -> torch.Tensor:
     """(3, H, W) normalised pixel values of a random crop, flipped half of the time."""
-    top, left, height, width = random_crop(image.height, image.width, rng)
+    top, left, height, width = random_crop(image.height, image.width, rng, crop_scale)
     pixels = tv.resized_crop(
         tv.pil_to_tensor(image),
         top,
@@ -112,10 +167,14 @@ def augmented_pixel_values(image: Image.Image, processor: ViTImageProcessor, rng
     return tv.normalize(tv.to_dtype(pixels, torch.float32, scale=True), processor.image_mean, processor.image_std)
 
 
-def random_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a crop with CROP_SCALE of the area and an aspect ratio within CROP_RATIO."""
+def random_crop(
+    height: int, width: int, rng: np.random.Generator, scale: tuple[float, float] = CROP_SCALE
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop with a share `scale` of the area, of an aspect ratio within CROP_RATIO."""
+    if tuple(scale) == (1.0, 1.0):
+        return 0, 0, height, width
     for _ in range(10):
-        area = height * width * rng.uniform(*CROP_SCALE)
+        area = height * width * rng.uniform(*scale)
         ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
         crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:

@@ -11,6 +11,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
+from ..model.configuration_msl import HEADS
 from ..training import MSLTrainingArguments
 
 
@@ -29,7 +30,7 @@ class ModelArguments:
     )
     from_scratch: bool = field(default=False, metadata={"help": "Random weights; --backbone may be a timm name."})
     image_size: int | None = field(default=None, metadata={"help": "Side of the input; default: the backbone's own."})
-    head: str = field(default="csra", metadata={"help": "csra or linear.", "choices": ["csra", "linear"]})
+    head: str = field(default="csra", metadata={"help": "The multi-label head.", "choices": list(HEADS)})
     num_heads: int = field(default=1, metadata={"help": "CSRA heads: 1, 2, 4, 6 or 8."})
     csra_lambda: float = field(default=0.1, metadata={"help": "Weight of the class-specific residual attention."})
     image_mean: list[float] | None = field(default=None, metadata={"help": "Override the backbone's mean (0 0 0)."})
@@ -52,6 +53,19 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on a random part of this size."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on random parts of this size."})
     drop_bad_images: bool = field(default=False, metadata={"help": "Leave out missing and broken images."})
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.7, 1.0], metadata={"help": "Share of the area of a training crop; 1 1 only flips."}
+    )
+    ignored_as: str = field(
+        default="negative",
+        metadata={"help": "What an unspecified label is in training.", "choices": ["negative", "ignore"]},
+    )
+    pos_weight: str = field(
+        default="none",
+        metadata={
+            "help": "Weights of positives in the BCE: none, balanced, or a JSON file (a list, or name: weight)."
+        },
+    )
 
 
 @dataclass
@@ -159,6 +173,8 @@ def _check(model: ModelArguments, data: DataArguments, masks: MaskArguments) -> 
         raise RunError("--selection_split test would choose the model on the test images; use a validation split")
     if len(masks.hole_ratio) != 2:
         raise RunError(f"--hole_ratio takes two numbers, got {masks.hole_ratio}")
+    if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:
+        raise RunError(f"--crop_scale takes two numbers in (0, 1], the smaller first, got {data.crop_scale}")
     if not 0 <= data.validation_fraction < 1:
         raise RunError(f"--validation_fraction must lie in [0, 1), got {data.validation_fraction}")
     for name, statistics in (("image_mean", model.image_mean), ("image_std", model.image_std)):
@@ -177,16 +193,7 @@ def _bare_resume_means_true(argv: list[str]) -> list[str]:
 
 def _yaml_to_flags(path: str | Path, known: set[str]) -> list[str]:
     """The settings of a YAML file as flags, so that both are parsed by the same rules (1e-4 is a number in both)."""
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: is not valid YAML ({error})") from error
-    if settings is None:
-        return []
-    if not isinstance(settings, dict):
-        raise RunError(f"{path}: must hold 'name: value' lines")
+    settings = _read_yaml(path)
     unknown = sorted(str(key) for key in settings if key not in known)
     if unknown:
         raise RunError(f"{path}: unknown {'key' if len(unknown) == 1 else 'keys'} {', '.join(unknown)}")
@@ -197,3 +204,19 @@ def _yaml_to_flags(path: str | Path, known: set[str]) -> list[str]:
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         flags += [f"--{key}", *(str(item) for item in values)]
     return flags
+
+
+def _read_yaml(path: str | Path) -> dict:
+    """The settings of a YAML file, over those of the file beside it that `base` names."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: is not valid YAML ({error})") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise RunError(f"{path}: must hold 'name: value' lines")
+    base = settings.pop("base", None)
+    return settings if base is None else {**_read_yaml(Path(path).parent / base), **settings}

@@ -1,20 +1,24 @@
 """What a run starts from: checked splits, masks, a model with its image processor."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import transformers
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 
-from ..data.schema import check_images, class_names_of, column
+from ..data.schema import check_images, class_names_of, column, make_targets
 from ..data.transforms import build_processor
 from ..hub.convert import load_backbone_weights
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
+from ..training.losses import balanced_pos_weight
 from .arguments import DataArguments, MaskArguments, ModelArguments, RunError
+from .output import read_json
 
 NUM_MASKS = 2000  # generated masks: half for training, half for the masked test
 
@@ -34,7 +38,7 @@ def user_input() -> Iterator[None]:
 class Splits:
     """The splits of a run; `selection` and `test` are None where there is none. `names` is what the data call them."""
 
-    train: Dataset
+    train: Dataset | IterableDataset
     selection: Dataset | None
     test: Dataset | None
     names: dict[str, str | None]
@@ -55,7 +59,10 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
     selection = None if data.selection_split == "none" else data.selection_split
     whole = "trainval" if "trainval" in datasets and selection is None else "train"
     train = find_split(datasets, data.train_split or whole)
+    is_stream = isinstance(datasets[train], IterableDataset)
     if data.validation_fraction and not {"val", "validation"} & set(datasets):
+        if is_stream:
+            raise RunError("--validation_fraction cannot hold out a share of a stream; name a split to select by")
         parts = datasets[train].train_test_split(data.validation_fraction, seed=0)
         datasets = {**datasets, train: parts["train"], "validation": parts["test"]}
         selection = selection or "validation"
@@ -68,7 +75,15 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
     chosen: dict[str, Dataset | None] = {}
     for role, name in names.items():
         limit = data.max_train_samples if role == "train" else data.max_eval_samples
-        chosen[role] = None if name is None else _checked(datasets[name], name, limit, data.drop_bad_images, progress)
+        if name is None:
+            chosen[role] = None
+        elif role == "train" and is_stream:
+            chosen[role] = datasets[name] if limit is None else datasets[name].take(limit)
+        else:
+            dataset = _downloaded(datasets[name], limit) if is_stream else datasets[name]
+            chosen[role] = _checked(dataset, name, limit, data.drop_bad_images, progress)
+    if is_stream:
+        return Splits(**chosen, names=names)
     for role in ("selection", "test"):
         if chosen[role] is not None:
             both = set(column(chosen[role], "image_id")) & set(column(chosen["train"], "image_id"))
@@ -87,6 +102,12 @@ def find_split(datasets: Mapping[str, Dataset], name: str) -> str:
     raise RunError(f"there is no split {name!r}; the data have {', '.join(datasets)}")
 
 
+def _downloaded(stream: IterableDataset, limit: int | None) -> Dataset:
+    """The first rows of a stream (all without a limit) as a data set, for evaluation."""
+    rows = list(itertools.islice(stream, limit))
+    return Dataset.from_list(rows, features=stream.features)
+
+
 def _checked(dataset: Dataset, name: str, limit: int | None, drop_bad_images: bool, progress: bool) -> Dataset:
     if limit is not None and limit < len(dataset):
         dataset = dataset.shuffle(seed=0).select(range(limit))
@@ -102,6 +123,37 @@ def _checked(dataset: Dataset, name: str, limit: int | None, drop_bad_images: bo
     if empty:
         print(f"Warning: no image of split {name!r} shows {', '.join(empty)}; left out of its mAP")
     return dataset
+
+
+def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float] | None:
+    """The factors that `--pos_weight` asks for, in the order of the classes; None without any.
+
+    Args:
+        source: `none`, `balanced`, or a JSON file with a list of factors or a dictionary from class names to them.
+        train: The training images, whose labels `balanced` counts.
+        ignored_as: What an ignored label is in training.
+    """
+    if source == "none":
+        return None
+    names = class_names_of(train)
+    if source == "balanced":
+        if isinstance(train, IterableDataset):
+            raise RunError("--pos_weight balanced counts the training labels, which a stream does not allow; "
+                           "pass a file of weights")  # fmt: skip
+        used = [name for name in ("labels", "ignored") if name in train.features]
+        rows = train.with_format(None).select_columns(used)
+        return balanced_pos_weight([make_targets(list(rows), len(names), ignored_as)]).tolist()
+    weights = read_json(Path(source))
+    if isinstance(weights, dict):
+        if set(weights) != set(names):
+            differing = sorted(set(weights) ^ set(names))
+            raise RunError(f"{source}: its names are not the {len(names)} classes of the data ({differing[0]!r}, ...)")
+        weights = [weights[name] for name in names]
+    if not isinstance(weights, list) or not all(isinstance(weight, int | float) for weight in weights):
+        raise RunError(f"{source}: must hold a list of {len(names)} numbers, or a number under each class name")
+    if len(weights) != len(names):
+        raise RunError(f"{source}: holds {len(weights)} weights for {len(names)} classes")
+    return weights
 
 
 def load_masks(masks: MaskArguments) -> tuple[MaskBank, MaskBank]:

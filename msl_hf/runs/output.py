@@ -98,6 +98,8 @@ def incompleteness(checkpoint: Path) -> str | None:
 def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise RunError(f"{path}: is not valid JSON ({error})") from error
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import transformers
+from datasets import IterableDataset
 
-from ..data.schema import MultiLabelCollator, class_names_of
-from ..data.transforms import ImageDataset
+from ..data.schema import DataError, MultiLabelCollator, class_names_of
+from ..data.transforms import ImageDataset, StreamedImages
 from ..evaluation.figures import plot_training_curves
 from ..evaluation.metrics import METRIC_NAMES, metrics_from_logits
 from ..evaluation.robustness import MaskedDataset
@@ -21,7 +22,7 @@ from ..training import MSLTrainer
 from ..training.callbacks import SaveBestModel, best_evaluation
 from .arguments import Arguments, DataArguments, RunError
 from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
-from .inputs import Splits, load_masks, load_model, prepare_splits, user_input
+from .inputs import Splits, load_masks, load_model, load_pos_weight, prepare_splits, user_input
 from .output import check_output_dir, claim_output_dir, find_checkpoint, run_settings, write_json
 
 
@@ -29,7 +30,7 @@ def main(train: Callable[[], None]) -> None:
     """Run a recipe; mistakes in what the user asked for end with a message instead of a stack trace."""
     try:
         train()
-    except (RunError, FloatingPointError) as error:
+    except (RunError, DataError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -57,23 +58,35 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         progress = training.process_index == 0 and not training.disable_tqdm
         splits = prepare_splits(datasets, arguments.data, progress)
         label_names = class_names_of(splits.train)
+        is_stream = isinstance(splits.train, IterableDataset)
+        if is_stream and (training.max_steps <= 0 or training.lr_step_epochs is not None):
+            raise RunError("a stream has no known length: give the training steps with --max_steps N, and a schedule "
+                           "that needs no epochs (without --lr_step_epochs)")  # fmt: skip
+        pos_weight = load_pos_weight(arguments.data.pos_weight, splits.train, arguments.data.ignored_as)
         train_masks, test_masks = load_masks(arguments.masks)
         model, processor = load_model(arguments.model, label_names)
     if training.process_index == 0:
         claim_output_dir(arguments)  # not before: a mistake in the input leaves no trace
-        print(f"Training on {len(splits.train)} images, {len(label_names)} classes, {threads} CPU threads, "
+        images = "a stream of" if is_stream else len(splits.train)
+        print(f"Training on {images} images, {len(label_names)} classes, {threads} CPU threads, "
               f"{'bfloat16 autocast' if training.bf16 else 'float32'}")  # fmt: skip
     if splits.selection is not None:
         training.eval_strategy = "epoch"
+    augmentation = {"augment": True, "crop_scale": arguments.data.crop_scale, "seed": training.seed}
+    if is_stream:
+        train_images = StreamedImages(splits.train, processor, arguments.data.drop_bad_images, **augmentation)
+    else:
+        train_images = ImageDataset(splits.train, processor, **augmentation)
     trainer = MSLTrainer(
         model=model,
         args=training,
         masks=train_masks,
         processing_class=processor,
-        train_dataset=ImageDataset(splits.train, processor, augment=True, seed=training.seed),
+        train_dataset=train_images,
         eval_dataset=None if splits.selection is None else ImageDataset(splits.selection, processor),
-        data_collator=MultiLabelCollator(len(label_names), ignored_as="negative"),
+        data_collator=MultiLabelCollator(len(label_names), ignored_as=arguments.data.ignored_as),
         eval_data_collator=MultiLabelCollator(len(label_names), ignored_as="ignore"),
+        pos_weight=pos_weight,
         compute_metrics=metrics_from_logits,
         callbacks=[] if splits.selection is None else [SaveBestModel(training.output_dir)],
     )
@@ -99,7 +112,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         "train_split": splits.names["train"],
         "selection_split": splits.names["selection"],
         "test_split": splits.names["test"],
-        "num_train_images": len(splits.train),
+        "num_train_images": None if is_stream else len(splits.train),
         "num_test_images": 0 if splits.test is None else len(splits.test),
         **results,
         "command": shlex.join(["accelerate", "launch", *sys.argv]),

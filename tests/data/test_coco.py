@@ -96,4 +96,4 @@ def test_real_photographs(shared):
 
 def test_generated_tree_is_what_the_format_says():
     content = coco_instances("val", 2014, 6)
-    assert content["images"][0]["file_name"] == "COCO_val2014_000000000100.jpg"
+    assert content["images"][0]["file_name"] == "COCO_val2014_000000000200.jpg"

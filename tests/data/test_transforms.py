@@ -5,7 +5,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from msl_hf.data import ImageDataset, build_processor, load_voc
-from msl_hf.data.transforms import augmented_pixel_values, random_crop
+from msl_hf.data.schema import DataError, undecoded
+from msl_hf.data.transforms import StreamedImages, augmented_pixel_values, random_crop
 
 
 def test_saved_processor_reproduces_the_evaluation_transform(scenes, tmp_path):
@@ -80,3 +81,43 @@ def test_half_of_the_images_are_flipped():
         pixels = augmented_pixel_values(image, processor, np.random.default_rng(seed))
         flipped += bool(pixels[0, 8, 0] > pixels[0, 8, -1])
     assert 70 < flipped < 130
+
+
+def test_crops_of_the_whole_image_only_flip(scenes):
+    data, processor = load_voc(scenes)["train"], build_processor(None, 32, [0.0] * 3, [1.0] * 3)
+    images = ImageDataset(data, processor, augment=True, crop_scale=(1, 1))
+    plain = ImageDataset(data, processor)
+    flipped = 0
+    for index in range(len(data)):
+        augmented, whole = images[index]["pixel_values"], plain[index]["pixel_values"]
+        is_flipped = (augmented - whole.flip(2)).abs().max() < 1e-3
+        assert is_flipped or (augmented - whole).abs().max() < 1e-3
+        flipped += int(is_flipped)
+    assert 0 < flipped < len(data)
+
+
+def test_stream_gives_every_row_once_an_epoch_in_another_order(scenes):
+    data = load_voc(scenes)["train"]
+    stream = StreamedImages(data.to_iterable_dataset(num_shards=4), build_processor(None, 32), augment=True, seed=3)
+    expected = sorted(data.remove_columns("image")["labels"][:])
+    orders = []
+    for epoch in (0, 1, 0):
+        stream.set_epoch(epoch)
+        items = list(stream)
+        orders.append([item["pixel_values"] for item in items])
+        assert sorted(item["labels"] for item in items) == expected
+    assert all(torch.equal(one, two) for one, two in zip(orders[0], orders[2], strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(orders[0], orders[1], strict=True))
+    loader = torch.utils.data.DataLoader(stream, batch_size=5, num_workers=2, collate_fn=list)
+    assert sorted(item["labels"] for batch in loader for item in batch) == expected
+
+
+def test_bad_images_of_a_stream_stop_or_are_left_out(scenes, tmp_path):
+    data = load_voc(scenes)["train"]
+    paths = [row["image"]["path"] for row in undecoded(data)]
+    paths[2] = str(tmp_path / "gone.jpg")
+    feature = data.features["image"]
+    data = data.remove_columns("image").add_column("image", paths).cast_column("image", feature).to_iterable_dataset()
+    with pytest.raises(DataError, match="gone.jpg: no such image file"):
+        list(StreamedImages(data, build_processor(None, 32)))
+    assert len(list(StreamedImages(data, build_processor(None, 32), drop_bad_images=True))) == len(paths) - 1

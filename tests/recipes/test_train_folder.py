@@ -51,3 +51,32 @@ def test_own_photographs_without_a_validation_split(photos, backbone_folder, tmp
 def test_folder_is_needed(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="--data_dir FOLDER"):
         run(monkeypatch, "--output_dir", str(tmp_path))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hub_data_set_with_boxes(streaming, photos, backbone_folder, tmp_path, monkeypatch, capsys):
+    """What a Hub id gives, saved as parquet: labels are the categories of boxes; one image is broken."""
+    from datasets import ClassLabel, Dataset, Features, Image, List
+
+    files = sorted((photos / "train").glob("*.png"))
+    files[3].write_bytes(b"no image")
+    features = Features({"photo": Image(), "objects": {"category": List(ClassLabel(names=["a", "b"]))}})
+    (tmp_path / "hub").mkdir()
+    for split, part in (("train", files[:14]), ("test", files[14:])):
+        columns = {"photo": [{"path": None, "bytes": file.read_bytes()} for file in part],
+                   "objects": [{"category": [index % 2]} for index in range(len(part))]}  # fmt: skip
+        Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "hub" / f"{split}.parquet")
+    flags = ["--data_dir", str(tmp_path / "hub"), "--backbone", str(backbone_folder("timm_resnet")), "--image_size",
+             "32", "--per_device_train_batch_size", "5", "--use_cpu", "true", "--masks", "patches", "--output_dir",
+             str(tmp_path / "out"), "--disable_tqdm", "true", "--cpu_threads", "1", "--drop_bad_images",
+             "true"]  # fmt: skip
+    if streaming:
+        with pytest.raises(SystemExit, match="no known length.*--max_steps"):
+            run(monkeypatch, *flags, "--streaming", "true")
+        run(monkeypatch, *flags, "--streaming", "true", "--max_steps", "4")
+    else:
+        run(monkeypatch, *flags, "--num_train_epochs", "1", "--pos_weight", "balanced")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["num_train_images"] == (None if streaming else 13) and metrics["num_test_images"] == 6
+    assert "A stream of" in (tmp_path / "out" / "README.md").read_text() or not streaming
+    assert MSLForImageClassification.from_pretrained(tmp_path / "out").config.id2label == {0: "a", 1: "b"}

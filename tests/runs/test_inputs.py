@@ -1,10 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from msl_hf.data import load_voc
 from msl_hf.runs.arguments import DataArguments, MaskArguments, ModelArguments, RunError
-from msl_hf.runs.inputs import load_masks, load_model, prepare_splits, user_input
+from msl_hf.runs.inputs import load_masks, load_model, load_pos_weight, prepare_splits, user_input
 
 
 def names(splits):
@@ -89,3 +91,32 @@ def test_some_network_is_needed():
         load_model(ModelArguments(), ["a"])
     with pytest.raises(RunError, match="nowhere"), user_input():
         load_model(ModelArguments(backbone="nowhere"), ["a"])
+
+
+def test_pos_weight_of_every_source(scenes, tmp_path):
+    train = load_voc(scenes)["train"]
+    assert load_pos_weight("none", train, "negative") is None
+    counts = np.zeros((2, 10))
+    for row in train.remove_columns("image"):
+        for label in range(10):
+            if label not in row["ignored"]:
+                counts[int(label in row["labels"]), label] += 1
+    expected = np.where((counts == 0).any(axis=0), 1, counts[0] / np.maximum(counts[1], 1))
+    np.testing.assert_allclose(load_pos_weight("balanced", train, "ignore"), expected, rtol=1e-6)
+    names, file = train.features["labels"].feature.names, tmp_path / "weights.json"
+    for content in (list(range(1, 11)), {name: index + 1 for index, name in reversed(list(enumerate(names)))}):
+        file.write_text(json.dumps(content))
+        assert load_pos_weight(str(file), train, "negative") == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[1, 2", "not valid JSON"), ("[1, 2]", "2 weights for 10"), ('{"cat": 1}', "not the 10 classes"),
+     ('["a"]', "list of 10 numbers"), (None, "cannot be read")],
+)  # fmt: skip
+def test_wrong_files_of_pos_weight(content, message, scenes, tmp_path):
+    file = tmp_path / "weights.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(RunError, match=f"weights.json: .*{message}"):
+        load_pos_weight(str(file), load_voc(scenes)["train"], "negative")
