@@ -37,3 +37,64 @@ def plot_training_curves(log_history: list[dict], path: str | os.PathLike) -> No
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def plot_robustness(results: dict[str, dict], path: str | os.PathLike) -> None:
+    """mAP, CR and CF1 over the share of removed pixels, a line for each model, as a PNG (Figure 3 as a curve).
+
+    Args:
+        results: Model name -> `{"clean": metrics, "robustness": [{"mean_hole_ratio", metrics}]}`, fractions of 1.
+        path: Where the PNG goes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    for axis, metric in zip(figure.subplots(1, 3), ("mAP", "CR", "CF1"), strict=True):
+        for name, result in results.items():
+            rows = sorted(result["robustness"], key=lambda row: row["mean_hole_ratio"])
+            points = [(0.0, result["clean"][metric]), *((row["mean_hole_ratio"], row[metric]) for row in rows)]
+            axis.plot([100 * x for x, _ in points], [100 * y for _, y in points], marker="o", label=name)
+        axis.set(xlabel="removed pixels (%)", ylabel=f"{metric} (%)", ylim=(0, 100))
+        axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_breakdown(results: dict[str, dict], path: str | os.PathLike) -> bool:
+    """Average precision of each model in each group of objects with its 95 % interval, as a PNG.
+
+    Args:
+        results: Model name -> `{"breakdown": ...}` as `evaluation.breakdown.breakdown` gives it.
+        path: Where the PNG goes.
+
+    Returns:
+        False, and no file, where the data have no boxes.
+    """
+    from matplotlib.figure import Figure
+
+    first = next(iter(results.values()))["breakdown"]
+    properties = [name for name, groups in first.items() if isinstance(groups, dict)]
+    if not properties:
+        return False
+    figure = Figure(figsize=(3.4 * len(properties) + 1, 3.8), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(properties), squeeze=False)[0], properties, strict=True):
+        groups = [group for group, values in first[name].items() if values["positives"]]
+        for offset, (model, result) in enumerate(results.items()):
+            values = [result["breakdown"][name][group] for group in groups]
+            heights = [100 * value["AP"] for value in values]
+            # The interval may lie beside the value itself, which is no mean of the samples.
+            low = [
+                max(0.0, height - 100 * value["interval"][0]) for height, value in zip(heights, values, strict=True)
+            ]
+            high = [
+                max(0.0, 100 * value["interval"][1] - height) for height, value in zip(heights, values, strict=True)
+            ]
+            positions = [index + (offset + 0.5) * 0.8 / len(results) - 0.4 for index in range(len(groups))]
+            axis.bar(positions, heights, width=0.8 / len(results), yerr=[low, high], capsize=2, label=model)
+        labels = [f"{group}\n({first[name][group]['positives']})" for group in groups]
+        axis.set_xticks(range(len(groups)), labels, fontsize=8)
+        axis.set(title=name, ylabel="AP (%)" if name == properties[0] else None, ylim=(0, 100))
+        axis.grid(axis="y", alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+    return True

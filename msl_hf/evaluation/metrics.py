@@ -32,17 +32,24 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def multilabel_metrics(
-    scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5
+    scores: np.ndarray,
+    targets: np.ndarray,
+    threshold: float | np.ndarray = 0.5,
+    top_k: int | None = None,
+    count_ignored_as: str = "ignore",
 ) -> dict[str, float]:
     """mAP, and precision, recall and F1 per class (CP, CR, CF1) and overall (OP, OR, OF1).
 
-    Entries whose target is -100 count in nothing. Classes without a positive are left out of mAP, CP and CR; OP and
-    OR count all entries. A class without a prediction has precision 0.
+    Entries whose target is -100 count in nothing, unless `count_ignored_as` says otherwise. Classes without a positive
+    are left out of mAP, CP and CR; OP and OR count all entries. A class without a prediction has precision 0.
 
     Args:
         scores: (N, C) **probabilities**.
         targets: (N, C) of 1, 0 and -100 (ignored).
         threshold: An entry is predicted positive at `score >= threshold`; one number, or one for each class.
+        top_k: Predict the k labels of every image that score best instead (the literature's top-3 variants).
+        count_ignored_as: `"negative"` counts ignored entries as negative in precision and recall, as the reference
+            code does on WIDER-Attribute; average precision ignores them all the same.
 
     Returns:
         Seven fractions of 1.
@@ -65,13 +72,19 @@ def multilabel_metrics(
                          "apply the sigmoid to logits first")  # fmt: skip
     if not np.isin(targets, (0, 1, IGNORED)).all():
         raise ValueError(f"targets must be 0, 1 or {IGNORED:g} (ignored), got {np.unique(targets)[:8]}")
+    if count_ignored_as not in ("ignore", "negative"):
+        raise ValueError(f"count_ignored_as must be 'ignore' or 'negative', got {count_ignored_as!r}")
     has_positive = (targets == 1).any(axis=0)
     if not has_positive.any():
         raise ValueError("targets hold no positive at all; no metric is defined")
 
-    valid = targets != IGNORED
+    valid = (targets != IGNORED) | (count_ignored_as == "negative")
     positive = targets == 1
-    predicted = (scores >= threshold) & valid
+    if top_k is None:
+        predicted = (scores >= threshold) & valid
+    else:
+        ranks = np.where(valid, scores, -1.0).argsort(axis=1, kind="stable")[:, ::-1].argsort(axis=1)
+        predicted = (ranks < top_k) & valid
     hits = (predicted & positive).sum(axis=0)
     precision = hits / np.maximum(predicted.sum(axis=0), 1)
     recall = hits / np.maximum(positive.sum(axis=0), 1)
@@ -92,10 +105,12 @@ def multilabel_metrics(
 
 def metrics_from_logits(prediction) -> dict[str, float]:
     """`multilabel_metrics` of an `EvalPrediction` of logits: what `Trainer` wants as `compute_metrics`."""
-    logits = np.asarray(prediction.predictions, dtype=np.float64)
-    # The stable form of the sigmoid: no overflow at either end.
-    scores = np.exp(-np.logaddexp(0, -logits))
-    return multilabel_metrics(scores, prediction.label_ids)
+    return multilabel_metrics(probabilities(prediction.predictions), prediction.label_ids)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The sigmoid in its stable form, without overflow at either end."""
+    return np.exp(-np.logaddexp(0, -np.asarray(logits, dtype=np.float64)))
 
 
 def _f1(precision: float, recall: float) -> float:

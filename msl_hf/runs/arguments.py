@@ -102,7 +102,7 @@ class Arguments:
 
 
 def parse_arguments(argv: Sequence[str], description: str, *extra: type, without_data: Path | None = None):
-    """Parse `--config FILE.yaml` and flags; flags override the file.
+    """Parse `--config FILE.yaml` and the flags of a training recipe; flags override the file.
 
     Args:
         argv: Command line without the program's name.
@@ -116,31 +116,8 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
     Raises:
         RunError: for an unknown key or flag, or a value of the wrong kind.
     """
-    argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
-    argv = _bare_resume_means_true(argv)
-    config = None if "--data_dir" in argv else without_data
-    if "--config" in argv:
-        at = argv.index("--config")
-        if at + 1 >= len(argv):
-            raise RunError("--config needs a YAML file")
-        config = argv[at + 1]
-        del argv[at : at + 2]
     groups = (ModelArguments, DataArguments, MaskArguments, RunArguments, MSLTrainingArguments, *extra)
-    parser = HfArgumentParser(groups, description=description, allow_abbrev=False, prog=Path(sys.argv[0]).name)
-    parser.error = _refuse  # without the usage of some two hundred flags
-    known = {item.name for group in groups for item in fields(group) if item.init}
-    flags = [*(_yaml_to_flags(config, known) if config else []), *argv]
-    if not {"--bf16", "--fp16"} & set(flags) and "--help" not in flags:
-        flags = [*_default_precision("--use_cpu" in flags), *flags]
-    try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(
-            args=flags, return_remaining_strings=True, look_for_args_file=False
-        )
-    except ValueError as error:
-        raise RunError(str(error)) from error
-    if unknown:
-        raise RunError(f"unknown arguments: {' '.join(unknown)} (see --help)")
-    model, data, masks, run, training, *others = parsed
+    model, data, masks, run, training, *others = parse_flags(argv, description, *groups, without_data=without_data)
     _check(model, data, masks)
     if training.output_dir in (None, "trainer_output"):
         raise RunError("say where the model goes: --output_dir FOLDER")
@@ -150,6 +127,34 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
         for item in fields(group)
     }  # fmt: skip
     return Arguments(model, data, masks, run, training, given), *others
+
+
+def parse_flags(argv: Sequence[str], description: str, *groups: type, without_data: Path | None = None) -> list:
+    """`--config FILE.yaml` and flags -> one instance of each of the argument dataclasses."""
+    argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
+    argv = _bare_resume_means_true(argv)
+    config = None if "--data_dir" in argv else without_data
+    if "--config" in argv:
+        at = argv.index("--config")
+        if at + 1 >= len(argv):
+            raise RunError("--config needs a YAML file")
+        config = argv[at + 1]
+        del argv[at : at + 2]
+    parser = HfArgumentParser(groups, description=description, allow_abbrev=False, prog=Path(sys.argv[0]).name)
+    parser.error = _refuse  # without the usage of some two hundred flags
+    known = {item.name for group in groups for item in fields(group) if item.init}
+    flags = [*(_yaml_to_flags(config, known) if config else []), *argv]
+    if MSLTrainingArguments in groups and not {"--bf16", "--fp16", "--help"} & set(flags):
+        flags = [*_default_precision("--use_cpu" in flags), *flags]
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            args=flags, return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    if unknown:
+        raise RunError(f"unknown arguments: {' '.join(unknown)} (see --help)")
+    return parsed
 
 
 def _refuse(message: str) -> NoReturn:

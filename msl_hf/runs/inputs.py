@@ -66,11 +66,10 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
         parts = datasets[train].train_test_split(data.validation_fraction, seed=0)
         datasets = {**datasets, train: parts["train"], "validation": parts["test"]}
         selection = selection or "validation"
-    held_out = [name for name in ("test", "val", "validation") if name in datasets and name != train]
     names = {
         "train": train,
         "selection": None if selection is None else find_split(datasets, selection),
-        "test": held_out[0] if held_out else None,
+        "test": test_split_of(datasets, train),
     }
     chosen: dict[str, Dataset | None] = {}
     for role, name in names.items():
@@ -81,7 +80,7 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
             chosen[role] = datasets[name] if limit is None else datasets[name].take(limit)
         else:
             dataset = _downloaded(datasets[name], limit) if is_stream else datasets[name]
-            chosen[role] = _checked(dataset, name, limit, data.drop_bad_images, progress)
+            chosen[role] = check_split(dataset, name, limit, data.drop_bad_images, progress)
     if is_stream:
         return Splits(**chosen, names=names)
     for role in ("selection", "test"):
@@ -102,13 +101,20 @@ def find_split(datasets: Mapping[str, Dataset], name: str) -> str:
     raise RunError(f"there is no split {name!r}; the data have {', '.join(datasets)}")
 
 
+def test_split_of(datasets: Mapping[str, Dataset], train: str | None = None) -> str | None:
+    """The split to measure on in the end: test, else val or validation; None where all there is is trained on."""
+    held_out = [name for name in ("test", "val", "validation") if name in datasets and name != train]
+    return held_out[0] if held_out else None
+
+
 def _downloaded(stream: IterableDataset, limit: int | None) -> Dataset:
     """The first rows of a stream (all without a limit) as a data set, for evaluation."""
     rows = list(itertools.islice(stream, limit))
     return Dataset.from_list(rows, features=stream.features)
 
 
-def _checked(dataset: Dataset, name: str, limit: int | None, drop_bad_images: bool, progress: bool) -> Dataset:
+def check_split(dataset: Dataset, name: str, limit: int | None, drop_bad_images: bool, progress: bool) -> Dataset:
+    """A split, or a random part of it, without broken images; classes without a positive are named."""
     if limit is not None and limit < len(dataset):
         dataset = dataset.shuffle(seed=0).select(range(limit))
     dataset, dropped = check_images(dataset, drop=drop_bad_images, progress=progress)
@@ -158,13 +164,14 @@ def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float]
 
 def load_masks(masks: MaskArguments) -> tuple[MaskBank, MaskBank]:
     """(training bank, test bank), disjoint."""
-    train, test = _mask_bank(masks.masks, masks).split(0.5)
+    train, test = mask_bank(masks.masks, masks).split(0.5)
     if masks.eval_masks and masks.eval_masks != masks.masks:
-        test = _mask_bank(masks.eval_masks, masks).split(0.5)[1]
+        test = mask_bank(masks.eval_masks, masks).split(0.5)[1]
     return train, test
 
 
-def _mask_bank(source: str, masks: MaskArguments) -> MaskBank:
+def mask_bank(source: str, masks: MaskArguments) -> MaskBank:
+    """The whole bank of `generated`, `patches` or a folder."""
     if source == "generated":
         return MaskBank.generate(NUM_MASKS, tuple(masks.hole_ratio))
     if source == "patches":
@@ -172,11 +179,19 @@ def _mask_bank(source: str, masks: MaskArguments) -> MaskBank:
     return MaskBank.from_folder(source, masks.mask_hole, tuple(masks.hole_ratio))
 
 
+def load_trained(path: str):
+    """(model, image processor) of a model folder or Hub id."""
+    try:
+        network = MSLForImageClassification.from_pretrained(path)
+        return network, transformers.AutoImageProcessor.from_pretrained(path)
+    except OSError as error:
+        raise RunError(f"{path}: is no model folder and no model of the Hub that can be loaded ({error})") from error
+
+
 def load_model(model: ModelArguments, label_names: list[str]):
     """(model, image processor): from a backbone with a new head, or from an MSL model."""
     if model.model:
-        network = MSLForImageClassification.from_pretrained(model.model)
-        processor = transformers.AutoImageProcessor.from_pretrained(model.model)
+        network, processor = load_trained(model.model)
         own = [network.config.id2label[index] for index in range(network.config.num_labels)]
         if own != label_names:
             print(f"{model.model} knows {len(own)} other classes: its head is replaced by a new one "

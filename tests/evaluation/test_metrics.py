@@ -114,3 +114,23 @@ def test_evaluate_metric_gives_the_same_batch_by_batch():
     assert metric.compute(predictions=scores, references=targets, threshold=0.3) == pytest.approx(
         multilabel_metrics(scores, targets, 0.3)
     )
+
+
+def test_top_k_predicts_exactly_the_best_labels():
+    scores = np.array([[0.9, 0.8, 0.1, 0.2], [0.3, 0.2, 0.4, 0.1]])
+    targets = np.array([[1, 0, 1, 0], [0, 1, 1, -100]])
+    # Top two: image 0 predicts labels 0 and 1, image 1 labels 2 and 0: hits (0, 0) and (1, 2) of four positives.
+    found = multilabel_metrics(scores, targets, top_k=2)
+    assert (found["OP"], found["OR"]) == (2 / 4, 2 / 4)
+    assert found["CP"] == pytest.approx((1 / 2 + 0 + 1) / 3) and found["CR"] == pytest.approx((1 + 0 + 1 / 2) / 3)
+    everything = multilabel_metrics(scores, targets, top_k=4)
+    assert everything["OR"] == 1 and everything["OP"] == pytest.approx(4 / 7)  # the ignored entry is not predicted
+
+
+def test_ignored_entries_may_count_as_negative_in_precision_alone():
+    scores, targets = np.array([[0.9, 0.8], [0.6, 0.7]]), np.array([[1, -100], [0, 1]])
+    strict, reference = (multilabel_metrics(scores, targets, count_ignored_as=how) for how in ("ignore", "negative"))
+    assert strict["OP"] == pytest.approx(2 / 3) and reference["OP"] == pytest.approx(2 / 4)
+    assert strict["mAP"] == reference["mAP"] == 1
+    with pytest.raises(ValueError, match="count_ignored_as"):
+        multilabel_metrics(scores, targets, count_ignored_as="positive")

@@ -1,0 +1,240 @@
+"""Everything that can be measured of trained models, side by side, into one folder."""
+
+import importlib.metadata
+import json
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import transformers
+
+from ..data.schema import class_names_of, column, make_targets
+from ..data.transforms import ImageDataset
+from ..evaluation.breakdown import breakdown
+from ..evaluation.figures import plot_breakdown, plot_robustness
+from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
+from ..evaluation.robustness import MaskedDataset
+from ..evaluation.thresholds import tune_thresholds
+from .arguments import RunError
+from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
+from .inputs import user_input
+from .models import (
+    ComparisonArguments,
+    Predictor,
+    TrainedModel,
+    choose_split,
+    held_out_masks,
+    load_data,
+    load_models,
+)
+from .output import write_json
+from .speed import measure_inference
+
+
+@dataclass
+class EvaluateArguments(ComparisonArguments):
+    """What to measure beside the metrics."""
+
+    flip_tta: bool = field(default=False, metadata={"help": "Average over each image and its mirror image."})
+    tune_thresholds: str | None = field(
+        default=None,
+        metadata={"help": "Tune per-class thresholds on this split and store them in the models' config."},
+    )
+    ignored_as_negative: bool = field(
+        default=False, metadata={"help": "Count unspecified labels as negative in P and R (reference, WIDER)."}
+    )
+    size_limits: list[float] = field(
+        default_factory=lambda: [32.0, 96.0], metadata={"help": "Sides that divide small, medium and large (pixels)."}
+    )
+    num_bootstrap: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 % intervals."})
+
+
+def evaluate(arguments: EvaluateArguments) -> dict:
+    """Measure, write `metrics.json`, `robustness.png` and `breakdown.png`, print tables.
+
+    Returns:
+        What `metrics.json` holds.
+    """
+    _check(arguments)
+    keep_freed_memory()
+    set_cpu_threads(arguments.cpu_threads)
+    transformers.set_seed(arguments.seed)
+    output_dir = Path(arguments.output_dir)
+    with user_input():
+        hole_ratios = arguments.hole_ratios
+        datasets = load_data(arguments)
+        split, dataset = choose_split(datasets, arguments.split, arguments)
+        tuning = None if arguments.tune_thresholds is None else _tuning_split(datasets, split, dataset, arguments)
+        class_names = class_names_of(dataset)
+        models = load_models(arguments.model, class_names)
+        banks = [held_out_masks(arguments, interval) for interval in hole_ratios]
+    targets = _targets(dataset)
+    objects = column(dataset, "objects") if "objects" in dataset.features else None
+    results = {}
+    for model in models:
+        predict = Predictor(model, arguments, arguments.flip_tta)
+        images = ImageDataset(dataset, model.processor)
+        scores = predict(images)
+        result = {"path": model.path, "clean": _metrics(scores, targets, arguments)}
+        if tuning is not None:
+            tuned = tune_thresholds(predict(ImageDataset(tuning, model.processor)), _targets(tuning))
+            _store_thresholds(model, tuned)
+        if model.network.config.thresholds is not None:
+            result["thresholds"] = [model.network.config.thresholds[index] for index in model.columns]
+            result["clean_own_thresholds"] = _metrics(scores, targets, arguments, np.array(result["thresholds"]))
+        result["per_class_AP"] = {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(class_names, average_precisions(scores, targets), strict=True)
+        }
+        result["robustness"] = [
+            {"hole_ratio": list(interval), "mean_hole_ratio": bank.hole_ratios.mean().item(),
+             **_metrics(predict(_masked(images, bank, model, arguments)), targets, arguments)}
+            for interval, bank in zip(hole_ratios, banks, strict=True)
+        ]  # fmt: skip
+        result["breakdown"] = breakdown(
+            scores, targets, objects, tuple(arguments.size_limits), arguments.num_bootstrap, arguments.seed
+        )
+        size = (model.processor.size["height"], model.processor.size["width"])
+        device, batch_size = predict.trainer.args.device, arguments.per_device_eval_batch_size
+        result["speed"] = measure_inference(model.network, size, device, batch_size)
+        results[model.name] = result
+    _compare_with_first(results)
+    report = {
+        "dataset": arguments.data_dir or "generated scenes",
+        "split": split,
+        "num_images": len(dataset),
+        "masks": arguments.masks,
+        "seed": arguments.seed,
+        "flip_tta": arguments.flip_tta,
+        "models": results,
+        "command": shlex.join(["accelerate", "launch", *sys.argv]),
+        "hardware": describe_hardware(predict.trainer.args),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "msl_hf")},
+    }
+    if predict.trainer.is_world_process_zero():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        plot_robustness(results, output_dir / "robustness.png")
+        has_breakdown = plot_breakdown(results, output_dir / "breakdown.png")
+        write_json(output_dir / "metrics.json", report)
+        _print(report)
+        pictures = "robustness.png" + (", breakdown.png" if has_breakdown else "")
+        print(f"\nEverything: {output_dir / 'metrics.json'}, {pictures}")
+    return report
+
+
+def _check(arguments: EvaluateArguments) -> None:
+    if arguments.output_dir is None:
+        raise RunError("say where the results go: --output_dir FOLDER")
+    limits = arguments.size_limits
+    if len(limits) != 2 or not 0 < limits[0] < limits[1]:
+        raise RunError(f"--size_limits takes two sides in pixels, the smaller first, got {limits}")
+    if arguments.num_bootstrap < 1:
+        raise RunError(f"--num_bootstrap must be at least 1, got {arguments.num_bootstrap}")
+
+
+def _tuning_split(datasets, split: str, dataset, arguments: EvaluateArguments):
+    name, tuning = choose_split(datasets, arguments.tune_thresholds, arguments)
+    shared = set(column(tuning, "image_id")) & set(column(dataset, "image_id"))
+    if name in ("test", split) or shared:
+        raise RunError(f"--tune_thresholds {name} would tune on images that are measured on; name a held-out split")
+    remote = [path for path in arguments.model if not Path(path).is_dir()]
+    if remote:
+        raise RunError(f"{remote[0]}: thresholds are stored in a model folder's config.json; download the model first")
+    return tuning
+
+
+def _targets(dataset) -> np.ndarray:
+    used = [name for name in ("labels", "ignored") if name in dataset.features]
+    rows = list(dataset.with_format(None).select_columns(used))
+    return make_targets(rows, len(class_names_of(dataset)), ignored_as="ignore").numpy()
+
+
+def _metrics(
+    scores: np.ndarray, targets: np.ndarray, arguments: EvaluateArguments, threshold: float | np.ndarray = 0.5
+) -> dict:
+    options = {"count_ignored_as": "negative" if arguments.ignored_as_negative else "ignore"}
+    top3 = multilabel_metrics(scores, targets, top_k=3, **options)
+    return {
+        **multilabel_metrics(scores, targets, threshold, **options),
+        "top3": {name: value for name, value in top3.items() if name != "mAP"},
+    }
+
+
+def _masked(images: ImageDataset, bank, model: TrainedModel, arguments: EvaluateArguments) -> MaskedDataset:
+    return MaskedDataset(images, bank, model.processor.image_mean, model.processor.image_std, arguments.seed)
+
+
+def _store_thresholds(model: TrainedModel, tuned: np.ndarray) -> None:
+    """Into the configuration in memory and the config.json of the model folder; other classes keep what they have."""
+    config = model.network.config
+    thresholds = list(config.thresholds or [0.5] * config.num_labels)
+    for index, threshold in zip(model.columns, tuned, strict=True):
+        thresholds[index] = float(threshold)
+    config.thresholds = thresholds
+    file = Path(model.path) / "config.json"
+    write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "thresholds": thresholds})
+
+
+def _compare_with_first(results: dict) -> None:
+    """Beside each figure by groups its difference to the first model, over the same bootstrap samples."""
+    first = next(iter(results.values()))["breakdown"]
+    for result in reversed(results.values()):
+        for name, groups in result["breakdown"].items():
+            for group, values in groups.items() if isinstance(groups, dict) else ():
+                samples = np.array(values.pop("samples"))
+                if result["breakdown"] is not first and values["positives"]:
+                    reference = first[name][group]
+                    difference = samples - np.array(reference["samples"])
+                    values["minus_first"] = values["AP"] - reference["AP"]
+                    values["minus_first_interval"] = np.nanpercentile(difference, [2.5, 97.5]).tolist()
+
+
+def _print(report: dict) -> None:
+    models = report["models"]
+    width = max(len(name) for name in ("model", *models)) + 2
+    print(f"\n{report['dataset']}, split {report['split']!r}, {report['num_images']} images, percent:")
+    print(f"{'model':<{width}}{'images':<16}" + "".join(f"{name:>7}" for name in METRIC_NAMES) + "   top-3 CF1  OF1")
+    for name, result in models.items():
+        rows = [("clean", result["clean"])]
+        if "thresholds" in result:
+            rows.append(("own thresholds", result["clean_own_thresholds"]))
+        rows += [("masked {:g}-{:g}".format(*row["hole_ratio"]), row) for row in result["robustness"]]
+        for images, row in rows:
+            figures = "".join(f"{100 * row[metric]:7.1f}" for metric in METRIC_NAMES)
+            print(
+                f"{name:<{width}}{images:<16}{figures}{100 * row['top3']['CF1']:12.1f}{100 * row['top3']['OF1']:5.1f}"
+            )
+    print("\nClasses by AP: " + "; ".join(f"{name}: {_extremes(result)}" for name, result in models.items()))
+    first = next(iter(models.values()))["breakdown"]
+    print(f"\nAP over class-image pairs [95 % interval], {first['num_images']} images with boxes, "
+          f"{first['num_images_without_boxes']} without are left out"
+          + (" (in brackets: difference to the first model)" if len(models) > 1 else ""))  # fmt: skip
+    for name, groups in first.items():
+        for group, values in groups.items() if isinstance(groups, dict) else ():
+            print(f"{name:<11}{group:<15}{values['positives']:>6} positives", end="")
+            for model, result in models.items():
+                print(f"   {model} {_interval(result['breakdown'][name][group])}", end="")
+            print()
+    print(f"\nSpeed of the network alone on {report['hardware']}:")
+    for name, result in models.items():
+        speed = result["speed"]
+        print(f"{name}: {speed['latency_ms']:.1f} ms an image (95 % below {speed['latency_ms_p95']:.1f}), "
+              f"{speed['images_per_second']:.0f} images/s in batches of {speed['batch_size']}")  # fmt: skip
+
+
+def _extremes(result: dict) -> str:
+    ranked = sorted((value, name) for name, value in result["per_class_AP"].items() if value is not None)
+    low, high = (", ".join(f"{name} {100 * value:.0f}" for value, name in part) for part in (ranked[:3], ranked[-3:]))
+    return f"worst {low}, best {high}"
+
+
+def _interval(values: dict) -> str:
+    if values["AP"] is None:
+        return "-"
+    text = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * value for value in (values["AP"], *values["interval"])))
+    if "minus_first" in values:
+        difference = (values["minus_first"], *values["minus_first_interval"])
+        text += " ({:+.1f} [{:+.1f}, {:+.1f}])".format(*(100 * value for value in difference))
+    return text

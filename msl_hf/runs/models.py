@@ -1,0 +1,173 @@
+"""Trained models side by side on one split of one data set: what evaluation and figures start from."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+
+from ..data import load_coco, load_image_folder, load_voc, load_wider, make_scenes
+from ..data.labels import read_class_names
+from ..evaluation.metrics import probabilities
+from ..masks import MaskBank
+from ..model import MSLForImageClassification
+from ..training import MSLTrainer, MSLTrainingArguments
+from .arguments import MaskArguments, RunError
+from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of
+
+DEFAULT_YEARS = {"voc": 2007, "coco": 2014}
+
+
+@dataclass
+class ComparisonArguments:
+    """Which models on which images."""
+
+    model: list[str] = field(default_factory=list, metadata={"help": "Model folders or Hub ids; one or several."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where the results go."})
+    data_dir: str | None = field(default=None, metadata={"help": "Where the data lie; default: generated scenes."})
+    dataset: str = field(
+        default="voc", metadata={"help": "How the data are stored.", "choices": ["voc", "coco", "wider", "folder"]}
+    )
+    year: int | None = field(default=None, metadata={"help": "Year of VOC (2007) or COCO (2014)."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the labels in a Hub data set."})
+    classes: str | None = field(default=None, metadata={"help": "File with the class names of a folder."})
+    split: str | None = field(default=None, metadata={"help": "Split to measure on; default: test, val, validation."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Take a random part of this size."})
+    drop_bad_images: bool = field(default=False, metadata={"help": "Leave out missing and broken images."})
+    masks: str = field(default="generated", metadata={"help": "generated, patches, or a folder of mask files."})
+    mask_hole: str = field(
+        default="white", metadata={"help": "Colour of holes in mask files.", "choices": ["white", "black"]}
+    )
+    hole_ratio: list[float] = field(
+        default_factory=lambda: [0.5, 0.6],
+        metadata={"help": "Intervals of the share of removed pixels: two numbers for each."},
+    )
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
+    use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
+    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
+    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: all cores."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+    seed: int = field(default=0, metadata={"help": "Seed of the masks and of the bootstrap."})
+
+    @property
+    def hole_ratios(self) -> list[tuple[float, float]]:
+        """The intervals of `--hole_ratio`."""
+        if not self.hole_ratio or len(self.hole_ratio) % 2:
+            raise RunError(f"--hole_ratio takes two numbers for each interval, got {self.hole_ratio}")
+        return list(zip(self.hole_ratio[::2], self.hole_ratio[1::2], strict=True))
+
+
+@dataclass
+class TrainedModel:
+    """A model, its image processor, and which of its classes are those of the data, in their order."""
+
+    name: str
+    path: str
+    network: MSLForImageClassification
+    processor: transformers.BaseImageProcessor
+    columns: list[int]
+
+
+def load_data(arguments: ComparisonArguments) -> Mapping[str, Dataset]:
+    """The `DatasetDict` of the schema that the arguments ask for."""
+    source, year = arguments.data_dir, arguments.year or DEFAULT_YEARS.get(arguments.dataset)
+    if source is None:
+        if arguments.dataset != "voc":
+            raise RunError(f"say where the {arguments.dataset} data are: --data_dir FOLDER")
+        scenes = Path(arguments.output_dir).parent / "scenes"
+        print(f"No --data_dir: measuring on generated scenes instead of photographs, from {scenes}")
+        return load_voc(make_scenes(scenes))
+    if arguments.dataset == "voc":
+        return load_voc(source, year)
+    if arguments.dataset == "coco":
+        return load_coco(source, year)
+    if arguments.dataset == "wider":
+        return load_wider(source)
+    class_names = None if arguments.classes is None else read_class_names(arguments.classes)
+    return load_image_folder(source, arguments.label_column, class_names)
+
+
+def choose_split(datasets: Mapping[str, Dataset], name: str | None, arguments: ComparisonArguments):
+    """(name, checked data set) of a split; without a name, of the one that training leaves alone."""
+    name = find_split(datasets, name) if name else test_split_of(datasets)
+    if name is None:
+        raise RunError(f"the data have no test split ({', '.join(datasets)}); name one with --split")
+    progress = not arguments.disable_tqdm
+    return name, check_split(datasets[name], name, arguments.max_eval_samples, arguments.drop_bad_images, progress)
+
+
+def load_models(paths: list[str], class_names: list[str]) -> list[TrainedModel]:
+    """The models, each of which has to know all classes of the data; it may know others beside them.
+
+    Raises:
+        RunError: naming classes that a model does not know.
+    """
+    if not paths:
+        raise RunError("say which model to measure: --model FOLDER (or several, or Hub ids)")
+    models = []
+    for path in paths:
+        network, processor = load_trained(path)
+        positions = {network.config.id2label[index]: index for index in range(network.config.num_labels)}
+        unknown = [name for name in class_names if name not in positions]
+        if unknown:
+            raise RunError(f"{path}: its {len(positions)} classes lack {', '.join(unknown[:5])}"
+                           f"{', ...' if len(unknown) > 5 else ''} of the data; measure it on data with its classes, "
+                           "or train a head for these with --model")  # fmt: skip
+        name = os.path.basename(os.path.normpath(path))
+        if any(model.name == name for model in models) or paths.count(path) > 1:
+            name = path
+        models.append(TrainedModel(name, path, network, processor, [positions[name] for name in class_names]))
+    return models
+
+
+def held_out_masks(arguments: ComparisonArguments, hole_ratio: tuple[float, float]) -> MaskBank:
+    """The half of a bank that training never sees; patches remove the middle of the interval."""
+    if arguments.masks == "patches":
+        return MaskBank.patches(ratio=sum(hole_ratio) / 2)
+    source = MaskArguments(arguments.masks, mask_hole=arguments.mask_hole, hole_ratio=list(hole_ratio))
+    return mask_bank(arguments.masks, source).split(0.5)[1]
+
+
+class Predictor:
+    """Scores of one model, on as many processes as were launched.
+
+    Args:
+        model: The model.
+        arguments: Batch size, precision and device.
+        flip_tta: Average the probabilities of each image and of its mirror image.
+    """
+
+    def __init__(self, model: TrainedModel, arguments: ComparisonArguments, flip_tta: bool = False):
+        self.columns, self.flip_tta = model.columns, flip_tta
+        training = MSLTrainingArguments(
+            output_dir=arguments.output_dir,
+            per_device_eval_batch_size=arguments.per_device_eval_batch_size,
+            dataloader_num_workers=arguments.dataloader_num_workers,
+            use_cpu=arguments.use_cpu or not torch.accelerator.is_available(),
+            bf16=arguments.bf16,
+            disable_tqdm=arguments.disable_tqdm,
+            seed=arguments.seed,
+            loss_weights=[1.0, 0.0, 0.0],
+            report_to="none",
+        )
+        self.trainer = MSLTrainer(model=model.network, args=training)
+
+    def __call__(self, images: torch.utils.data.Dataset) -> np.ndarray:
+        """(N, C) probabilities of the data's classes."""
+        scores = self._scores(images, flip=False)
+        return (scores + self._scores(images, flip=True)) / 2 if self.flip_tta else scores
+
+    def _scores(self, images: torch.utils.data.Dataset, flip: bool) -> np.ndarray:
+        def collate(items: list[dict]) -> dict[str, torch.Tensor]:
+            pixel_values = torch.stack([item["pixel_values"] for item in items])
+            pixel_values = pixel_values.flip(-1) if flip else pixel_values
+            return {"pixel_values": pixel_values.contiguous(memory_format=torch.channels_last)}
+
+        self.trainer.eval_data_collator = collate
+        logits = self.trainer.predict(images).predictions
+        return probabilities(logits)[:, self.columns]

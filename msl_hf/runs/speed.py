@@ -1,0 +1,60 @@
+"""How long things take on this machine."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def time_calls(
+    call: Callable[[], object], device: torch.device, min_calls: int = 5, seconds: float = 1.0
+) -> list[float]:
+    """Seconds of each of several calls, after a warm-up of two: at least `min_calls`, and until `seconds` are over."""
+    durations: list[float] = []
+    for number in range(1000):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        if number >= 2:
+            durations.append(time.perf_counter() - start)
+        if len(durations) >= min_calls and sum(durations) >= seconds:
+            break
+    return durations
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, whose work is asynchronous on an accelerator."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def measure_inference(network: torch.nn.Module, size: tuple[int, int], device: torch.device, batch_size: int) -> dict:
+    """Latency of one image and throughput of a batch, of the network alone.
+
+    Args:
+        network: The model, which is put into evaluation mode.
+        size: (H, W) of the input in pixels.
+        device: Where the network is.
+        batch_size: Images in a batch of the throughput.
+
+    Returns:
+        `latency_ms` (median), `latency_ms_p95`, `images_per_second` and `batch_size`.
+    """
+    network.eval()
+
+    def run(images: torch.Tensor) -> Callable[[], object]:
+        return lambda: network(images)
+
+    with torch.inference_mode():
+        one, batch = (torch.randn(count, 3, *size, device=device) for count in (1, batch_size))
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        latencies = time_calls(run(one), device, min_calls=20)
+        batches = time_calls(run(batch), device)
+    return {
+        "latency_ms": 1000 * statistics.median(latencies),
+        "latency_ms_p95": 1000 * sorted(latencies)[int(0.95 * (len(latencies) - 1))],
+        "images_per_second": batch_size / statistics.median(batches),
+        "batch_size": batch_size,
+    }

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from msl_hf.evaluation.thresholds import tune_thresholds
+
+
+def f1(scores, truths, threshold):
+    hits = sum(1 for s, t in zip(scores, truths, strict=True) if s >= threshold and t == 1)
+    predicted, positive = sum(s >= threshold for s in scores), sum(t == 1 for t in truths)
+    return 2 * hits / (predicted + positive)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_threshold_is_better(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(1, 10, (40, 5)) / 10 if seed % 2 else rng.random((40, 5))
+    targets = rng.choice([0, 1, -100], (40, 5), p=[0.5, 0.4, 0.1])
+    thresholds = tune_thresholds(scores, targets)
+    assert ((thresholds > 0) & (thresholds < 1)).all()
+    for label in range(5):
+        valid = targets[:, label] != -100
+        values = scores[valid, label], targets[valid, label]
+        best = max(f1(*values, threshold) for threshold in np.arange(0, 1.0, 0.001))
+        assert f1(*values, thresholds[label]) == pytest.approx(best)
+
+
+def test_halfway_between_scores_and_near_a_half():
+    scores, targets = np.array([[0.9], [0.7], [0.3], [0.1]]), np.array([[1], [1], [0], [0]])
+    assert tune_thresholds(scores, targets) == pytest.approx([0.5])
+    assert tune_thresholds(np.array([[0.4], [0.2]]), np.array([[0], [0]])) == pytest.approx([0.5])
+
+
+def test_everything_positive_with_a_score_of_zero():
+    assert 0 < tune_thresholds(np.zeros((3, 1)), np.ones((3, 1)))[0] < 1e-3

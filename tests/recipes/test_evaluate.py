@@ -1,0 +1,201 @@
+"""The recipe from its command line to its output folder."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import LABELS
+from trees import ATTRIBUTES, make_coco, make_wider
+
+from msl_hf import MaskBank, MSLForImageClassification, apply_mask, multilabel_metrics
+from msl_hf.data import build_processor, load_voc
+from msl_hf.data.scenes import CLASS_NAMES
+from msl_hf.masks import counter_generator
+
+RECIPE = str(Path(__file__).parents[2] / "recipes" / "evaluate.py")
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    """Saves a tiny model: name, class names and keywords of `from_backbone` -> its folder."""
+
+    def save(name, label_names=CLASS_NAMES, image_size=32, backbone="timm_vit", **kwargs):
+        model = tiny_model(backbone, label_names=list(label_names), image_size=image_size, **kwargs)
+        torch.manual_seed(len(name))
+        with torch.no_grad():  # random scores that differ
+            model.head.weight.copy_(torch.randn_like(model.head.weight))
+        folder = tmp_path / "models" / name
+        model.save_pretrained(folder)
+        build_processor(None, image_size).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs the recipe in this process, but for the measurement of speed: flags -> its metrics.json."""
+
+    speed = {"latency_ms": 2.5, "latency_ms_p95": 3.0, "images_per_second": 800.0, "batch_size": 32}
+    monkeypatch.setattr("msl_hf.runs.evaluate.measure_inference", lambda *_: speed)  # tested in runs/test_speed.py
+
+    def run(*flags, out="out"):
+        command = [RECIPE, "--output_dir", str(tmp_path / out), "--disable_tqdm", "true", "--cpu_threads", "1",
+                   "--num_bootstrap", "20", "--masks", "patches", *(str(flag) for flag in flags)]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", command)
+        runpy.run_path(RECIPE, run_name="__main__")
+        return json.loads((tmp_path / out / "metrics.json").read_text())
+
+    return run
+
+
+def test_two_models_side_by_side(run, saved, scenes, tmp_path, capsys):
+    models = saved("plain"), saved("msl", image_size=48)
+    report = run("--data_dir", scenes, "--model", *models, "--hole_ratio", 0.2, 0.3, 0.5, 0.6)
+    assert report["num_images"] == 11 and report["split"] == "test" and list(report["models"]) == ["plain", "msl"]
+    printed = capsys.readouterr().out
+    for name, result in report["models"].items():
+        assert [row["hole_ratio"] for row in result["robustness"]] == [[0.2, 0.3], [0.5, 0.6]]
+        assert set(result["per_class_AP"]) == set(CLASS_NAMES)
+        values = [value for value in result["per_class_AP"].values() if value is not None]
+        assert np.mean(values) == pytest.approx(result["clean"]["mAP"])
+        assert set(result["clean"]["top3"]) == {"CP", "CR", "CF1", "OP", "OR", "OF1"}
+        assert set(result["breakdown"]) >= {"size", "truncation", "overlap", "visible"}
+        assert f"{name}: 2.5 ms an image" in printed
+        assert name in printed and f"{100 * result['clean']['mAP']:.1f}" in printed
+    small = [report["models"][name]["breakdown"]["size"]["small"] for name in ("plain", "msl")]
+    assert small[1]["minus_first"] == pytest.approx(small[1]["AP"] - small[0]["AP"]) and "minus_first" not in small[0]
+    for picture in ("robustness.png", "breakdown.png"):
+        assert Image.open(tmp_path / "out" / picture).size[0] > 500
+
+
+def test_figures_are_those_of_the_public_functions(run, saved, scenes):
+    """Clean, flipped and masked scores computed one image at a time, by the model and processor alone."""
+    folder = saved("m")
+    flags = ("--data_dir", scenes, "--model", folder, "--seed", 3)
+    report, flipped = run(*flags)["models"]["m"], run(*flags, "--flip_tta", "true", out="flip")["models"]["m"]
+    model = MSLForImageClassification.from_pretrained(folder).eval()
+    processor, data = build_processor(None, 32), load_voc(scenes)["test"]
+    bank, scores = MaskBank.patches(0.55), {"clean": [], "flip": [], "masked": []}
+    targets = np.zeros((11, 10))
+    for index, row in enumerate(data):
+        image = processor(row["image"], return_tensors="pt").pixel_values
+        keep = bank.sample(1, (32, 32), generator=counter_generator(3, index))
+        masked = apply_mask(image, keep, processor.image_mean, processor.image_std)
+        with torch.no_grad():
+            clean, mirrored, hidden = (model(x).logits.sigmoid()[0].numpy() for x in (image, image.flip(-1), masked))
+        scores["clean"].append(clean)
+        scores["flip"].append((clean + mirrored) / 2)
+        scores["masked"].append(hidden)
+        targets[index, row["ignored"]] = -100
+        targets[index, row["labels"]] = 1
+    expected = {name: multilabel_metrics(np.stack(values), targets) for name, values in scores.items()}
+    for name, found in (("clean", report["clean"]), ("flip", flipped["clean"]), ("masked", report["robustness"][0])):
+        assert {key: found[key] for key in expected[name]} == pytest.approx(expected[name], abs=1e-6), name
+
+
+def test_masks_do_not_depend_on_the_batch_size(run, saved, scenes):
+    flags = ("--data_dir", scenes, "--model", saved("m"), "--seed", 3)
+    one = run(*flags, "--per_device_eval_batch_size", 2)["models"]["m"]["robustness"]
+    two = run(*flags, "--dataloader_num_workers", 2, out="two")["models"]["m"]["robustness"]
+    assert one[0]["mAP"] == pytest.approx(two[0]["mAP"], abs=1e-9)
+
+
+def test_thresholds_are_tuned_on_another_split_and_stored(run, saved, scenes, capsys):
+    folder = saved("m")
+    before = json.loads((folder / "config.json").read_text())
+    result = run("--data_dir", scenes, "--model", folder, "--tune_thresholds", "val")["models"]["m"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("thresholds") == result["thresholds"] and len(result["thresholds"]) == 10
+    assert {**before, "thresholds": None} == {**config, "thresholds": None}
+    assert MSLForImageClassification.from_pretrained(folder).config.thresholds == result["thresholds"]
+    assert result["clean_own_thresholds"]["mAP"] == result["clean"]["mAP"]
+    assert "own thresholds" in capsys.readouterr().out
+    again = run("--data_dir", scenes, "--model", folder)["models"]["m"]  # from the config, without tuning
+    assert again["clean_own_thresholds"] == result["clean_own_thresholds"]
+
+
+def test_every_kind_of_data(run, saved, tmp_path):
+    coco = saved("coco", ["person", "dog", "toothbrush", "cat"])  # knows more classes than the data
+    report = run("--dataset", "coco", "--data_dir", make_coco(tmp_path / "coco"), "--model", coco)
+    assert report["split"] == "validation" and report["num_images"] == 5
+    result = report["models"]["coco"]
+    assert result["per_class_AP"]["toothbrush"] is None and "truncation" not in result["breakdown"]
+    wider = saved("wider", ATTRIBUTES)
+    flags = ("--dataset", "wider", "--data_dir", make_wider(tmp_path / "wider"), "--model", wider)
+    strict, reference = run(*flags), run(*flags, "--ignored_as_negative", "true", out="reference")
+    strict, reference = (report["models"]["wider"] for report in (strict, reference))
+    assert strict["breakdown"] == {"num_images": 0, "num_images_without_boxes": 18}
+    assert strict["clean"]["mAP"] == reference["clean"]["mAP"] and strict["clean"]["OP"] > reference["clean"]["OP"]
+
+
+def test_photographs_in_a_folder(run, saved, tmp_path):
+    folder = tmp_path / "photos" / "test"
+    folder.mkdir(parents=True)
+    lines = []
+    for index in range(6):
+        Image.new("RGB", (20, 20), (40 * index, 0, 0)).save(folder / f"{index}.png")
+        lines.append(json.dumps({"file_name": f"{index}.png", "labels": [LABELS[index % 3]]}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    report = run("--dataset", "folder", "--data_dir", folder.parent, "--model", saved("m", LABELS))
+    assert report["models"]["m"]["breakdown"]["num_images_without_boxes"] == 6
+    assert not (tmp_path / "out" / "breakdown.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--hole_ratio", "0.5"], "two numbers for each interval"),
+        (["--size_limits", "96", "32"], "the smaller first"),
+        (["--split", "dev"], "no split 'dev'"),
+        (["--tune_thresholds", "test"], "would tune on images that are measured on"),
+        (["--split", "val", "--tune_thresholds", "validation"], "would tune on images that are measured on"),
+        (["--split", "val", "--tune_thresholds", "trainval"], "would tune on images that are measured on"),
+        (["--dataset", "coco"], "holds no instances_train2014.json"),
+        (["--model", "no-such-model"], "no-such-model"),
+        (["--no_such_flag", "1"], "unknown arguments: --no_such_flag 1"),
+    ],
+)
+def test_mistakes_end_with_a_message(flags, message, run, saved, scenes, tmp_path):
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        run("--data_dir", scenes, "--model", saved("m"), *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_that_the_model_does_not_know(run, saved, scenes):
+    with pytest.raises(SystemExit, match="its 3 classes lack arrow, ball, box, cone, cross, ... of the data"):
+        run("--data_dir", scenes, "--model", saved("m", LABELS))
+
+
+def test_missing_image_is_named_or_dropped(run, saved, scenes, tmp_path):
+    broken = shutil.copytree(scenes, tmp_path / "VOCdevkit")
+    sorted((broken / "VOC2007" / "JPEGImages").glob("2*"))[3].unlink()
+    with pytest.raises(SystemExit, match="200003.jpg: no such image file"):
+        run("--data_dir", broken, "--model", saved("m"))
+    assert run("--data_dir", broken, "--model", saved("m"), "--drop_bad_images", "true")["num_images"] == 10
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_same(saved, scenes, tmp_path):
+    flags = ["--data_dir", str(scenes), "--model", str(saved("m")), "--masks", "patches", "--use_cpu", "true",
+             "--num_bootstrap", "20", "--disable_tqdm", "true"]  # fmt: skip
+    results = []
+    for launcher in (["accelerate.commands.launch"], ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]):
+        out = tmp_path / launcher[0]
+        command = [sys.executable, "-m", *launcher, RECIPE, *flags, "--output_dir", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240,
+                              env={**os.environ, "HF_HUB_OFFLINE": "1"})  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("Everything: ") == 1
+        results.append(json.loads((out / "metrics.json").read_text())["models"]["m"])
+    assert results[0]["clean"]["mAP"] == pytest.approx(results[1]["clean"]["mAP"], abs=1e-6)
+    assert results[0]["per_class_AP"] == pytest.approx(results[1]["per_class_AP"], abs=1e-6)
+    assert results[0]["robustness"][0]["mAP"] == pytest.approx(results[1]["robustness"][0]["mAP"], abs=1e-6)

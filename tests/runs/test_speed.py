@@ -1,0 +1,23 @@
+import time
+
+import torch
+
+from msl_hf.runs.speed import measure_inference, time_calls
+
+CPU = torch.device("cpu")
+
+
+def test_calls_are_timed_after_a_warm_up():
+    calls = []
+    durations = time_calls(lambda: calls.append(time.sleep(0.01)), CPU, min_calls=4, seconds=0.0)
+    assert len(calls) == 6 and len(durations) == 4 and min(durations) >= 0.01
+    assert len(time_calls(lambda: time.sleep(0.01), CPU, min_calls=1, seconds=0.1)) >= 5
+
+
+def test_inference_runs_the_network_as_users_do(tiny_model, monkeypatch):
+    model, seen = tiny_model().train(), set()
+    model.register_forward_pre_hook(lambda _, inputs: seen.add((len(inputs[0]), model.training)))
+    monkeypatch.setattr("msl_hf.runs.speed.time_calls", lambda call, *_, **__: call() and [0.5, 0.25, 0.125])
+    result = measure_inference(model, (32, 32), CPU, batch_size=6)
+    assert seen == {(1, False), (6, False)}
+    assert result == {"latency_ms": 250, "latency_ms_p95": 250, "images_per_second": 24, "batch_size": 6}
