@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 IGNORED = -100.0  # target of an entry that counts neither as positive nor as negative
 
@@ -118,6 +118,14 @@ def read_image(row: Mapping, thumbnail: bool = False) -> Image.Image:
         return crop_box(image, row["crop"])
     except ValueError as error:
         raise DataError(f"{image_name(row)}: {error}") from error
+
+
+def image_size(row: Mapping) -> tuple[int, int]:
+    """(width, height) of the upright image of an `undecoded` row, from its header alone."""
+    source = row["image"].get("bytes")
+    with Image.open(io.BytesIO(source) if source is not None else row["image"]["path"]) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size[::-1] if turned else image.size
 
 
 def crop_box(image: Image.Image, bbox: Sequence[float]) -> Image.Image:
