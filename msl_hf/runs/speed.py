@@ -8,16 +8,16 @@ import torch
 
 
 def time_calls(
-    call: Callable[[], object], device: torch.device, min_calls: int = 5, seconds: float = 1.0
+    call: Callable[[], object], device: torch.device, min_calls: int = 5, seconds: float = 1.0, warm_up: int = 2
 ) -> list[float]:
-    """Seconds of each of several calls, after a warm-up of two: at least `min_calls`, and until `seconds` are over."""
+    """Seconds of each of several calls after a warm-up: at least `min_calls`, and until `seconds` are over."""
     durations: list[float] = []
     for number in range(1000):
         synchronize(device)
         start = time.perf_counter()
         call()
         synchronize(device)
-        if number >= 2:
+        if number >= warm_up:
             durations.append(time.perf_counter() - start)
         if len(durations) >= min_calls and sum(durations) >= seconds:
             break
