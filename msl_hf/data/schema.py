@@ -92,12 +92,13 @@ def image_name(row: Mapping) -> str:
     return str(row["image"].get("path") or row.get("image_id") or "an image")
 
 
-def read_image(row: Mapping, thumbnail: bool = False) -> Image.Image:
+def read_image(row: Mapping, least_size: tuple[int, int] | None = None) -> Image.Image:
     """Decode the image of a row to upright RGB, and cut out what `crop` says, where the row has one.
 
     Args:
         row: Of an `undecoded` data set: `image` is a dictionary with `bytes` or `path`.
-        thumbnail: Decode a JPEG at an eighth of its size. It still reads the whole file, several times as fast.
+        least_size: (width, height) in pixels: a JPEG of two, four or eight times this size is decoded at a half, a
+            quarter or an eighth of its own, which is several times as fast.
 
     Raises:
         DataError: naming the file that is missing or cannot be decoded.
@@ -105,8 +106,8 @@ def read_image(row: Mapping, thumbnail: bool = False) -> Image.Image:
     source = row["image"].get("bytes")
     try:
         with Image.open(io.BytesIO(source) if source is not None else row["image"]["path"]) as image:
-            if thumbnail and row.get("crop") is None:
-                image.draft("RGB", (1, 1))
+            if least_size is not None and row.get("crop") is None:
+                image.draft("RGB", least_size)
             image = ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{image_name(row)}: no such image file") from error
@@ -159,7 +160,7 @@ def check_images(dataset, drop: bool = False, progress: bool = True):
 
     def check(index: int) -> str | None:
         try:
-            read_image(images[index], thumbnail=True)
+            read_image(images[index], least_size=(1, 1))
         except DataError as error:
             return str(error)
         return None

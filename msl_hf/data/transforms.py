@@ -98,12 +98,15 @@ class ImageDataset(Dataset):
 
     def transform(self, row: dict, index: int) -> dict:
         """An undecoded row and its index -> `pixel_values` (3, H, W), `labels`, `ignored`."""
-        image = read_image(row)
         if self.augment:
+            # The shortest side of a crop, relative to that of the image; a larger image than it takes is not decoded.
+            share = math.sqrt(self.crop_scale[0] * CROP_RATIO[0])
+            size = self.processor.size
+            image = read_image(row, (math.ceil(size["width"] / share), math.ceil(size["height"] / share)))
             rng = np.random.default_rng([self.seed, int(self._epoch), index])
             pixel_values = augmented_pixel_values(image, self.processor, rng, self.crop_scale)
         else:
-            pixel_values = self.processor(image, return_tensors="pt")["pixel_values"][0]
+            pixel_values = self.processor(read_image(row), return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixel_values, "labels": row["labels"], "ignored": row.get("ignored")}
 
 

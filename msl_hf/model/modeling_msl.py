@@ -9,6 +9,7 @@ import os
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -17,6 +18,7 @@ from transformers.utils import logging
 from .configuration_msl import MSLConfig
 from .heads_msl import CSRAHead, LinearHead, MLDecoderHead, multilabel_bce
 
+GROUPS = 4  # of images with similar numbers of visible patches
 PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")  # as native backbones name them
 
 
@@ -188,15 +190,17 @@ class MSLForImageClassification(PreTrainedModel):
         Args:
             pixel_values: (B, 3, H, W) float, normalised by the image processor.
             labels: (B, C) multi-hot targets, -100 = ignored; gives `loss`, the mean binary cross-entropy.
-            keep: (B, 1, H, W) bool, False where `pixel_values` was masked. A hint that lets a network skip what is
-                wholly removed; no backbone makes use of it yet, so it changes nothing.
+            keep: (B, 1, H, W) bool, False where `pixel_values` was masked. Plain ViTs of timm then leave out the
+                patches that are wholly removed; other networks ignore it (`can_skip_removed_patches`).
             return_dict: False returns the tuple `(loss, logits)` or `(logits,)`.
 
         Returns:
             `loss` (scalar or None) and `logits` (B, C); probabilities are their sigmoid.
         """
-        features, _ = self._local_features(pixel_values)
-        logits = self.head(features)
+        if keep is not None and self.can_skip_removed_patches:
+            logits = self._visible_logits(pixel_values, keep)
+        else:
+            logits = self.head(self._local_features(pixel_values)[0])
         loss = None
         if labels is not None:
             if labels.shape != logits.shape:
@@ -213,6 +217,46 @@ class MSLForImageClassification(PreTrainedModel):
         """
         features, (height, width) = self._local_features(pixel_values)
         return self.head.class_maps(features).transpose(1, 2).unflatten(2, (height, width))
+
+    @property
+    def can_skip_removed_patches(self) -> bool:
+        """Whether `keep` saves work: in plain ViTs of timm, where tokens can be dropped before the blocks."""
+        network = getattr(self.backbone, "timm_model", None)
+        return all(hasattr(network, name) for name in ("patch_drop", "blocks", "_pos_embed")) and not getattr(
+            network, "rope", None
+        )
+
+    def _visible_logits(self, pixel_values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """(B, C) logits from the patches that are not wholly removed.
+
+        Images are run in groups of similar numbers of visible patches, so that few have to be filled up to the
+        largest number of their group; what fills up are removed patches, as black as the mask left them.
+        """
+        visible = F.max_pool2d(keep.float(), self.backbone.timm_model.patch_embed.patch_size).flatten(1)
+        counts = visible.sum(dim=1)
+        order = counts.argsort()
+        logits = []
+        for group in order.tensor_split(min(GROUPS, len(order))):
+            chosen = visible[group].argsort(dim=1, descending=True, stable=True)[
+                :, : int(counts[group].max().clamp(min=1))
+            ]
+            logits.append(self.head(self._chosen_features(pixel_values[group], chosen)))
+        return torch.cat(logits)[order.argsort()]
+
+    def _chosen_features(self, pixel_values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """(B, k, D) features of the chosen (B, k) patches, computed from them alone."""
+        prefix = _num_prefix_tokens(self.backbone)
+
+        def choose(module, inputs, tokens):
+            patches = tokens[:, prefix:].gather(1, chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+            return torch.cat([tokens[:, :prefix], patches], dim=1)
+
+        # timm's place to drop tokens: after the position embedding, before the blocks.
+        hook = self.backbone.timm_model.patch_drop.register_forward_hook(choose)
+        try:
+            return self.backbone(pixel_values).last_hidden_state[:, prefix:]
+        finally:
+            hook.remove()
 
     def _local_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """(B, 3, H, W) images -> (B, L, D) features at L = h * w locations, and (h, w)."""

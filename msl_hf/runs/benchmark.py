@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -353,14 +352,24 @@ def _memory_in_child(variant: str, network: str, arguments: BenchmarkArguments) 
 
 def _peak_memory(variant: str, network: str, arguments: BenchmarkArguments) -> float:
     """MB that the network, its gradients, optimizer state and activations take, beyond the loaded libraries."""
+    masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
+    before = _process_memory("VmRSS")
     batch = Batch.make(network, arguments)
-    step = make_step(variant, batch, MaskBank.generate(200, hole_ratio=(0.5, 0.6)))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = make_step(variant, batch, masks)
     for _ in range(3):
         step()
     if batch.images.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return _process_memory("VmHWM") - before
+
+
+def _process_memory(name: str) -> float:
+    """MB: `VmRSS` now, `VmHWM` at its peak. Unlike getrusage it knows nothing of the parent process."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        raise RunError("memory is read from /proc/self/status, which only Linux has")
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
 
 
 def _machine(threads: int, arguments: BenchmarkArguments) -> dict:

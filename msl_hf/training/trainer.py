@@ -70,6 +70,9 @@ class MSLTrainer(Trainer):
         self.joint_forward = args.masked_forward == "joint" or (
             args.masked_forward == "auto" and joint_equals_separate(self.model)
         )
+        if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
+            raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
+                             "MSLForImageClassification on a plain ViT of timm can; use 'auto'")  # fmt: skip
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(EpochForDataset(self.train_dataset))
         self._micro_step = (-1, 0)  # optimizer step, and the number of the micro-batch within it
@@ -85,7 +88,8 @@ class MSLTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _counter_generator(self) -> torch.Generator:
-        return counter_generator(self.args.seed, *self._micro_step, self.args.process_index)
+        step, micro_step = self._micro_step
+        return counter_generator(self.args.seed, max(step, 0), micro_step, self.args.process_index)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Equation 1 in training; plain classification loss of the whole image in evaluation."""
@@ -109,7 +113,10 @@ class MSLTrainer(Trainer):
             masked = apply_mask(
                 pixel_values, keep, self.image_mean, self.image_std, self.args.mask_fill, self.args.mask_keep_value
             )
-            if self.joint_forward:
+            if self.args.masked_forward == "visible":
+                logits = model(pixel_values=pixel_values).logits
+                masked_logits = model(pixel_values=masked, keep=keep).logits
+            elif self.joint_forward:
                 outputs = model(pixel_values=torch.cat([pixel_values, masked]))
                 logits, masked_logits = outputs.logits.chunk(2)
             else:

@@ -42,7 +42,7 @@ def test_check_finds_what_decoding_finds(images):
         with pytest.raises(DataError):
             read_image(row)
         with pytest.raises(DataError):
-            read_image(row, thumbnail=True)
+            read_image(row, least_size=(1, 1))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "1"])

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 from tiny import BACKBONES, LABELS
-from transformers import AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from msl_hf import MSLConfig, MSLForImageClassification
 
@@ -187,3 +188,22 @@ def test_from_scratch_by_timm_name():
 def test_saved_config_names_no_path_of_the_machine(tiny_model, tmp_path, backbone_folder):
     tiny_model().save_pretrained(tmp_path)
     assert str(backbone_folder("timm_resnet").parent) not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("size", [224, 384, 448])
+def test_position_embeddings_of_a_vit_are_resampled_to_the_sizes_of_the_paper(size, tmp_path):
+    """Weights made for 224 pixels, 14 x 14 patches: at other sizes the embedding is timm's bicubic one."""
+    arguments = {"embed_dim": 16, "depth": 1, "num_heads": 2}
+    config = AutoConfig.for_model("timm_wrapper", architecture="vit_base_patch16_224", model_args=arguments)
+    torch.manual_seed(0)
+    source = AutoModel.from_config(config)
+    source.save_pretrained(tmp_path / "backbone")
+    model = MSLForImageClassification.from_backbone(tmp_path / "backbone", LABELS, image_size=size).eval()
+    side = size // 16
+    expected = resample_abs_pos_embed(source.timm_model.pos_embed, (side, side), num_prefix_tokens=1)
+    torch.testing.assert_close(model.backbone.timm_model.pos_embed, expected)
+    model.save_pretrained(tmp_path / "model")
+    loaded = MSLForImageClassification.from_pretrained(tmp_path / "model").eval()
+    pixels = images(size, size, 1)
+    assert torch.equal(loaded(pixels).logits, model(pixels).logits)
+    assert loaded.score_maps(pixels).shape == (1, 3, side, side)

@@ -56,3 +56,29 @@ def test_a_folder_is_needed_and_has_to_be_the_right_one(recipe, run, tmp_path, m
     monkeypatch.setattr(sys, "argv", [recipe, "--output_dir", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="--data_dir FOLDER"):
         runpy.run_path(str(RECIPES / recipe), run_name="__main__")
+
+
+@pytest.mark.slow
+def test_real_coco_from_training_to_figures(shared, tmp_path, monkeypatch, capsys):
+    """A few steps at full resolution on MS-COCO 2017 photographs; then everything that is measured of the model."""
+    data = ["--data_dir", str(shared / "data/coco"), "--year", "2017"]
+    masks = ["--masks", str(shared / "data/masks/nvidia"), "--use_cpu", "true", "--disable_tqdm", "true"]
+    flags = {
+        "train_coco.py": ["--backbone", str(shared / "weights/tf_efficientnet_lite0"), "--image_size", "96",
+                          "--num_train_epochs", "1", "--max_train_samples", "32", "--output_dir"],
+        "evaluate.py": ["--dataset", "coco", "--num_bootstrap", "50", "--model", str(tmp_path / "train_coco.py"),
+                        "--output_dir"],
+        "figures.py": ["--dataset", "coco", "--num_examples", "2", "--model", str(tmp_path / "train_coco.py"),
+                       "--output_dir"],
+    }  # fmt: skip
+    for recipe, own in flags.items():
+        monkeypatch.setattr(sys, "argv", [str(RECIPES / recipe), *data, *masks, *own, str(tmp_path / recipe)])
+        runpy.run_path(str(RECIPES / recipe), run_name="__main__")
+    trained = json.loads((tmp_path / "train_coco.py" / "metrics.json").read_text())
+    assert (trained["num_labels"], trained["num_test_images"]) == (80, 80)
+    result = json.loads((tmp_path / "evaluate.py" / "metrics.json").read_text())["models"]["train_coco.py"]
+    assert result["clean"]["mAP"] == pytest.approx(trained["last"]["clean"]["mAP"], abs=2e-3)
+    sizes = {name: group["positives"] for name, group in result["breakdown"]["size"].items()}
+    assert min(sizes.values()) > 20 and "overlap" in result["breakdown"] and "visible" not in result["breakdown"]
+    sheets = json.loads((tmp_path / "figures.py" / "metrics.json").read_text())["sheets"]
+    assert set(sheets) == {"small_objects", "occluded_objects", "masked_objects", "visible_objects"}
