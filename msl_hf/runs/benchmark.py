@@ -44,6 +44,8 @@ TRAINER = {
     "ours": {},
     "plain_bf16": {"loss_weights": [1.0, 0.0, 0.0], "bf16": True},
     "ours_bf16": {"bf16": True},
+    "visible": {"masked_forward": "visible"},
+    "sequential": {"masked_forward": "sequential"},
 }
 REFERENCE = {
     "reference": {},
@@ -53,14 +55,22 @@ REFERENCE = {
     "reference_bf16": {"bf16": True},
 }
 VARIANTS = (*TRAINER, *REFERENCE)
-RATIOS = {  # images/s of the first over those of the second, but for time, where it is the other way round
+# Images/s of the first over images/s of the second; for `_time` that is time of the second over time of the first.
+RATIOS = {
     "train_fp32": ("ours", "reference"),
     "train_bf16": ("ours_bf16", "reference"),
-    "plain_over_msl": ("plain", "ours"),
+    "msl_over_plain_time": ("plain", "ours"),
+    "visible_over_plain_time": ("plain", "visible"),
+    "sequential_over_plain_time": ("plain", "sequential"),
     "channels_last_alone": ("reference_channels_last", "reference"),
     "one_product_alone": ("reference_one_product", "reference"),
     "joint_alone": ("reference_joint", "reference"),
     "bf16_alone": ("reference_bf16", "reference"),
+}
+MEMORY_RATIOS = {
+    "msl_over_plain_memory": ("ours", "plain"),
+    "visible_over_plain_memory": ("visible", "plain"),
+    "sequential_over_plain_memory": ("sequential", "plain"),
 }
 
 
@@ -271,9 +281,7 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
     for name in names:
         batch = Batch.make(name, arguments)
         masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
-        variants = [
-            v for v in arguments.variants or VARIANTS if v != "reference_joint" or joint_equals_separate(batch.model)
-        ]
+        variants = [v for v in arguments.variants or VARIANTS if _applies(v, batch.model)]
         # With batch normalisation and random weights, gradients in float32 hang on the last digits; float64 shows what
         # the two steps compute.
         exact = Batch(copy.deepcopy(batch.model).double(), batch.images.double(), batch.labels.double())
@@ -291,6 +299,13 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
         write_json(Path(arguments.output), report)  # after each network: an interruption loses one
     print(f"\nResults: {arguments.output}")
     return report
+
+
+def _applies(variant: str, model: MSLForImageClassification) -> bool:
+    """Joint forwards need a network without batch statistics, visible patches a plain ViT."""
+    if variant == "reference_joint":
+        return joint_equals_separate(model)
+    return variant != "visible" or model.can_skip_removed_patches
 
 
 def _side_by_side(variants: list[str], batch: Batch, masks, rounds: int) -> dict[str, dict]:
@@ -321,12 +336,9 @@ def _ratios(variants: dict[str, dict]) -> dict[str, dict]:
             pairs = zip(variants[over]["rounds"], variants[under]["rounds"], strict=True)
             values = sorted(a / b for a, b in pairs)
             ratios[name] = {"median": statistics.median(values), "spread": [values[0], values[-1]]}
-    if "plain_over_msl" in ratios:
-        ratios["msl_over_plain_time"] = ratios.pop(
-            "plain_over_msl"
-        )  # images/s of plain over MSL are times of MSL over plain
-        memory = variants["ours"]["peak_memory_mb"] / variants["plain"]["peak_memory_mb"]
-        ratios["msl_over_plain_memory"] = {"median": memory, "spread": [memory, memory]}
+    for name, (over, under) in MEMORY_RATIOS.items():
+        if over in variants and under in variants:
+            ratios[name] = {"median": variants[over]["peak_memory_mb"] / variants[under]["peak_memory_mb"]}
     return ratios
 
 
@@ -393,4 +405,5 @@ def _print(name: str, result: dict, ratios: dict) -> None:
         f"{'inference':<26}{inference['images_per_second']:>10.1f}   {inference['latency_ms']:.1f} ms an image alone"
     )
     for ratio, values in ratios.items():
-        print(f"{ratio:<26}{values['median']:>10.2f}{values['spread'][0]:>8.2f}{values['spread'][1]:>8.2f}")
+        spread = "".join(f"{value:>8.2f}" for value in values.get("spread", ()))
+        print(f"{ratio:<28}{values['median']:>8.2f}{spread}")

@@ -36,6 +36,7 @@ class MSLTrainingArguments(TrainingArguments):
             one batch, which is faster but not the same with batch normalisation or dropout. `"auto"` takes `"joint"`
             exactly where the two agree. `"visible"` runs the masked branch of a plain ViT on those patches alone that
             are not wholly removed, which is faster still and not the same: removed patches do not take part.
+            `"sequential"` gives the gradients of `"separate"` with the memory of plain training, by a third forward.
         lr_step_epochs: Set to use the paper's schedule in place of `lr_scheduler_type`: linear warm-up over
             `lr_warmup_epochs`, then a factor 0.1 every so many epochs (4 on VOC, 5 on COCO and WIDER).
         lr_warmup_epochs: Warm-up of the paper's schedule.
@@ -72,7 +73,10 @@ class MSLTrainingArguments(TrainingArguments):
     mask_keep_value: float = field(default=1.0, metadata={"help": "Factor on kept pixels (Table 5: 0.882)."})
     masked_forward: str = field(
         default="auto",
-        metadata={"help": "How the masked branch runs.", "choices": ["auto", "joint", "separate", "visible"]},
+        metadata={
+            "help": "How the masked branch runs.",
+            "choices": ["auto", "joint", "separate", "visible", "sequential"],
+        },
     )
     lr_step_epochs: int | None = field(default=None, metadata={"help": "Use the paper's warm-up + step schedule."})
     lr_warmup_epochs: float = field(default=2.0, metadata={"help": "Warm-up epochs of the paper's schedule."})

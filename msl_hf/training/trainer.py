@@ -113,7 +113,9 @@ class MSLTrainer(Trainer):
             masked = apply_mask(
                 pixel_values, keep, self.image_mean, self.image_std, self.args.mask_fill, self.args.mask_keep_value
             )
-            if self.args.masked_forward == "visible":
+            if self.args.masked_forward == "sequential":
+                logits, masked_logits = self._sequential_logits(model, pixel_values, masked, labels)
+            elif self.args.masked_forward == "visible":
                 logits = model(pixel_values=pixel_values).logits
                 masked_logits = model(pixel_values=masked, keep=keep).logits
             elif self.joint_forward:
@@ -135,6 +137,28 @@ class MSLTrainer(Trainer):
                 self._component_sums[name] = total + value.detach()
         self._component_count += 1
         return (losses["loss"], {"loss": losses["loss"], "logits": logits}) if return_outputs else losses["loss"]
+
+    def _sequential_logits(self, model, pixel_values, masked, labels) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of both branches with never more than one graph in memory.
+
+        The loss is a function of z and z': its gradient is that through z with z' held fixed, plus that through z'
+        with z held fixed. The first part runs here, after a forward for the value of z' alone; the second is what the
+        caller's backward does, for which z is returned without its graph.
+        """
+        seed = self._counter_generator().initial_seed()
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        with torch.no_grad():
+            torch.manual_seed(seed + 1)  # dropout of the masked branch: the same in both of its forwards
+            masked_logits = model(pixel_values=masked).logits
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])  # running statistics see every image once
+        with self.accelerator.no_sync(model):
+            torch.manual_seed(seed)
+            logits = model(pixel_values=pixel_values).logits
+            loss = self.loss(logits, masked_logits, labels)["loss"]
+            self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
+        torch.manual_seed(seed + 1)
+        return logits.detach(), model(pixel_values=masked).logits
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss component since the last log line, under `loss_<component>`."""

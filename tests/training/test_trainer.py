@@ -146,6 +146,27 @@ def test_joint_forward_equals_separate_ones(name, make_trainer, tiny_model):
     torch.testing.assert_close(gradients["joint"], gradients["separate"], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["timm_resnet", "timm_vit"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_sequential_branches_train_as_separate_ones(name, steps, make_trainer):
+    """Weights and running statistics after two steps, with one forward more and never two graphs."""
+    results = []
+    for mode in ("separate", "sequential"):
+        trainer = make_trainer(name, masked_forward=mode, optim="sgd", learning_rate=0.1, lr_scheduler_type="constant",
+                               per_device_train_batch_size=8 // steps, gradient_accumulation_steps=steps)  # fmt: skip
+        forwards = count_forwards(trainer.model)
+        trainer.train()
+        logs = [{key: log[key] for key in ("loss", "loss_recognition", "loss_masked", "loss_consistency")}
+                for log in trainer.state.log_history if "loss" in log]  # fmt: skip
+        buffers = [buffer.clone().float() for buffer in trainer.model.buffers()]
+        results.append((weights(trainer.model), buffers, logs))
+        assert len(forwards) == 2 * steps * (2 if mode == "separate" else 3)
+    (expected, buffers, logs), (found, own_buffers, own_logs) = results
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(own_buffers, buffers, atol=1e-6, rtol=1e-5)
+    assert all(own == pytest.approx(log, rel=1e-5) for own, log in zip(own_logs, logs, strict=True))
+
+
 def test_batchnorm_and_dropout_call_for_separate_forwards(tiny_model, backbone_folder):
     assert not joint_equals_separate(tiny_model("timm_resnet"))
     assert not joint_equals_separate(tiny_model("hf_resnet"))
