@@ -254,12 +254,15 @@ class MaskBank:
         device = torch.device(device)
         if device not in self._packed:
             self._packed[device] = self._packed[torch.device("cpu")].to(device)
-        index = torch.randint(len(self), (batch_size, 1, 1), generator=generator).to(device)
+        index = torch.randint(len(self), (batch_size, 1, 1), generator=generator).squeeze(2).to(device)
         flip = torch.randint(2, (2, batch_size, 1), generator=generator).to(device).bool()
-        rows = _nearest(self._mask_size[0], height, flip[0], device)
-        columns = _nearest(self._mask_size[1], width, flip[1], device).unsqueeze(1)
-        packed = self._packed[device][index, rows.unsqueeze(2), columns >> 3]
-        return ((packed >> (7 - (columns & 7)).to(torch.uint8)) & 1).bool().unsqueeze(1)
+        rows = _nearest(self._mask_size[0], height, device)
+        rows = torch.where(flip[0], rows.flip(0), rows)
+        # Whole rows first, then their bits, then columns: several times as fast as picking pixel by pixel.
+        packed = self._packed[device][index, rows]
+        bits = (packed.unsqueeze(-1) >> torch.arange(7, -1, -1, dtype=torch.uint8, device=device)) & 1
+        keep = bits.flatten(2).index_select(2, _nearest(self._mask_size[1], width, device)).bool()
+        return torch.where(flip[1].unsqueeze(2), keep.flip(2), keep).unsqueeze(1)
 
 
 class _PatchBank(MaskBank):
@@ -297,10 +300,9 @@ def _check_interval(hole_ratio: tuple[float, float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _nearest(source: int, target: int, flip: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Source index of every target pixel's centre, as Pillow's NEAREST; reversed where `flip` (B, 1) is set."""
-    index = (2 * torch.arange(target, device=device) + 1) * source // (2 * target)
-    return torch.where(flip, index.flip(0), index)
+def _nearest(source: int, target: int, device: torch.device) -> torch.Tensor:
+    """(target,) source index of every target pixel's centre, as Pillow's NEAREST."""
+    return (2 * torch.arange(target, device=device) + 1) * source // (2 * target)
 
 
 def _packed_hole_ratios(packed: np.ndarray) -> torch.Tensor:

@@ -167,7 +167,9 @@ def augmented_pixel_values(
     )
     if rng.random() < 0.5:
         pixels = pixels.flip(2)
-    return tv.normalize(tv.to_dtype(pixels, torch.float32, scale=True), processor.image_mean, processor.image_std)
+    # (pixels / 255 - mean) / std in place: torchvision's two functions make four copies of the image.
+    mean, std = (torch.tensor(list(values)).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def random_crop(

@@ -1,6 +1,5 @@
 """What a training step and inference cost: plain, the published MSL step, and this package's, side by side."""
 
-import contextlib
 import copy
 import json
 import platform
@@ -11,50 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
-from torch import nn
-from torch.nn import functional as F
 
-from ..data.transforms import build_processor
-from ..masks import MaskBank, apply_mask
+from ..masks import MaskBank
 from ..model import MSLForImageClassification
-from ..model.heads_msl import TEMPERATURES, CSRAHead
-from ..training import MSLTrainer, MSLTrainingArguments
 from ..training.trainer import joint_equals_separate
 from .arguments import RunError
+from .benchmark_loading import LOADS, measure_loading, measure_masking, measure_pipeline
+from .benchmark_steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step
 from .hardware import keep_freed_memory, set_cpu_threads
 from .output import write_json
 from .speed import measure_inference, time_calls
 
-# Name -> timm architecture, side of the input in pixels, batch size that a CPU bears.
-NETWORKS = {
-    "lite0_224": ("tf_efficientnet_lite0", 224, 16),
-    "resnet50_224": ("resnet50", 224, 8),
-    "vit_small_224": ("vit_small_patch16_224", 224, 8),
-    "resnet50_448": ("resnet50", 448, 4),
-    "resnet101_448": ("resnet101", 448, 4),
-    "vit_base_384": ("vit_base_patch16_384", 384, 2),
-}
 QUICK = ("lite0_224", "resnet50_224", "vit_small_224")
-NUM_LABELS, NUM_HEADS = 80, 4  # as on COCO
-
-# The trainer's step: how it is set up. The published step: which improvements are switched on alone.
-TRAINER = {
-    "plain": {"loss_weights": [1.0, 0.0, 0.0]},
-    "ours": {},
-    "plain_bf16": {"loss_weights": [1.0, 0.0, 0.0], "bf16": True},
-    "ours_bf16": {"bf16": True},
-    "visible": {"masked_forward": "visible"},
-    "sequential": {"masked_forward": "sequential"},
-}
-REFERENCE = {
-    "reference": {},
-    "reference_channels_last": {"channels_last": True},
-    "reference_one_product": {"one_product": True},
-    "reference_joint": {"joint": True},
-    "reference_bf16": {"bf16": True},
-}
-VARIANTS = (*TRAINER, *REFERENCE)
 # Images/s of the first over images/s of the second; for `_time` that is time of the second over time of the first.
 RATIOS = {
     "train_fp32": ("ours", "reference"),
@@ -90,176 +57,6 @@ class BenchmarkArguments:
     memory_of: str | None = field(default=None, metadata={"help": "Print the peak memory of one variant and end."})
 
 
-@dataclass
-class Batch:
-    """A network and a batch for it."""
-
-    model: MSLForImageClassification
-    images: torch.Tensor
-    labels: torch.Tensor
-
-    @classmethod
-    def make(cls, network: str, arguments: BenchmarkArguments) -> "Batch":
-        architecture, side, batch_size = NETWORKS[network]
-        device = torch.device("cpu")
-        if torch.accelerator.is_available() and not arguments.use_cpu:
-            device = torch.accelerator.current_accelerator()
-        torch.manual_seed(arguments.seed)
-        names = [str(index) for index in range(NUM_LABELS)]
-        model = MSLForImageClassification.from_backbone(
-            architecture, names, num_heads=NUM_HEADS, csra_lambda=0.5, image_size=side, pretrained=False
-        )
-        count = arguments.batch_size or batch_size
-        images = torch.randn(count, 3, side, side, device=device)
-        return cls(model.to(device), images, torch.randint(2, (count, NUM_LABELS), device=device).float())
-
-
-class FixedMasks:
-    """A bank that gives the same masks every time, to compare steps number by number."""
-
-    def __init__(self, keep: torch.Tensor):
-        self.keep = keep
-
-    def sample(self, *_) -> torch.Tensor:
-        """The masks, (B, 1, H, W) bool."""
-        return self.keep
-
-
-class TrainerStep:
-    """A training step of `MSLTrainer` on a fixed batch; the weights are a copy.
-
-    Args:
-        batch: Network and data.
-        masks: Where masks come from.
-        **settings: Of `MSLTrainingArguments`.
-    """
-
-    def __init__(self, batch: Batch, masks, **settings):
-        self.model = copy.deepcopy(batch.model).train()
-        self.inputs = {"pixel_values": batch.images, "labels": batch.labels}
-        arguments = MSLTrainingArguments("unused", use_cpu=batch.images.device.type == "cpu", **settings)
-        processor = build_processor(None, tuple(batch.images.shape[-2:]))
-        self.precision = _autocast(batch.images.device, arguments.bf16)
-        AcceleratorState._reset_state()  # it is one for the process, and the variants differ in precision
-        self.trainer = MSLTrainer(self.model, arguments, masks=masks, processing_class=processor)
-        self.trainer.current_gradient_accumulation_steps = 1  # which `train` would set
-        self.optimizer = self.trainer.create_optimizer()
-
-    def backward(self) -> float:
-        """The loss; leaves the gradients in place."""
-        self.optimizer.zero_grad()
-        with self.precision:
-            return self.trainer.training_step(self.model, dict(self.inputs)).item()
-
-    def __call__(self) -> None:
-        self.backward()
-        self.optimizer.step()
-
-
-class ReferenceStep:
-    """The published MSL step in a bare loop: two forwards, float32, contiguous memory, a loop over CSRA heads.
-
-    Args:
-        batch: Network and data; the weights are copied.
-        masks: Where masks come from.
-        channels_last: Memory order of weights and images.
-        one_product: All CSRA heads in one matrix product instead of the loop.
-        joint: One forward of image and masked image together.
-        bf16: bfloat16 autocast.
-    """
-
-    def __init__(self, batch: Batch, masks, channels_last=False, one_product=False, joint=False, bf16=False):
-        self.masks, self.joint, self.labels = masks, joint, batch.labels
-        self.model = copy.deepcopy(batch.model).train()
-        if not one_product:
-            self.model.head = LoopedCSRA(self.model.head)
-        order = torch.channels_last if channels_last else torch.contiguous_format
-        self.model.to(memory_format=order)
-        self.images = batch.images.contiguous(memory_format=order)
-        processor = build_processor(None, tuple(batch.images.shape[-2:]))
-        self.statistics = processor.image_mean, processor.image_std
-        self.precision = _autocast(batch.images.device, bf16)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4)
-
-    def backward(self) -> float:
-        """The loss; leaves the gradients in place."""
-        self.optimizer.zero_grad()
-        keep = self.masks.sample(len(self.images), self.images.shape[-2:], self.images.device)
-        with self.precision:
-            masked = apply_mask(self.images, keep, *self.statistics)
-            if self.joint:
-                logits, masked_logits = self.model(torch.cat([self.images, masked])).logits.float().chunk(2)
-            else:
-                logits, masked_logits = self.model(self.images).logits.float(), self.model(masked).logits.float()
-        loss = 0.3 * F.binary_cross_entropy_with_logits(logits, self.labels)
-        loss = loss + 0.2 * F.binary_cross_entropy_with_logits(masked_logits, self.labels)
-        loss = loss + 0.5 * F.mse_loss(logits.sigmoid(), masked_logits.sigmoid())
-        loss.backward()
-        return loss.item()
-
-    def __call__(self) -> None:
-        self.backward()
-        self.optimizer.step()
-
-
-def _autocast(device: torch.device, bf16: bool):
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-
-class LoopedCSRA(nn.Module):
-    """The CSRA head as the reference code computes it: a convolution and a softmax for each head, one after the other.
-
-    Args:
-        head: Whose weights it takes.
-    """
-
-    def __init__(self, head: CSRAHead):
-        super().__init__()
-        self.csra_lambda, self.temperatures = head.csra_lambda, TEMPERATURES[head.num_heads]
-        self.weights = nn.ParameterList([nn.Parameter(weight.detach().clone()) for weight in head.weight])
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, L, D) features -> (B, C) logits."""
-        logits = 0.0
-        for weight, temperature in zip(self.weights, self.temperatures, strict=True):
-            scores = F.conv1d(features.transpose(1, 2), weight.unsqueeze(2)) / weight.norm(dim=1)[:, None]
-            if temperature == 99:
-                attention = scores.amax(dim=2)
-            else:
-                attention = (scores * torch.softmax(temperature * scores, dim=2)).sum(dim=2)
-            logits = logits + scores.mean(dim=2) + self.csra_lambda * attention
-        return logits
-
-
-def make_step(variant: str, batch: Batch, masks) -> TrainerStep | ReferenceStep:
-    """The training step of a variant."""
-    if variant in TRAINER:
-        return TrainerStep(batch, masks, **TRAINER[variant])
-    return ReferenceStep(batch, masks, **REFERENCE[variant])
-
-
-def compare_steps(batch: Batch) -> dict[str, float]:
-    """How far the trainer's step and the published one are apart on the same tensors and masks.
-
-    Returns:
-        `loss` and `gradient`: relative difference of the losses, and of all gradients (norm of the difference over
-        the norm).
-    """
-    bank = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
-    masks = FixedMasks(bank.sample(len(batch.images), batch.images.shape[-2:], batch.images.device))
-    ours, reference = TrainerStep(batch, masks), ReferenceStep(batch, masks)
-    losses = ours.backward(), reference.backward()
-    looped = torch.stack([weight.grad for weight in reference.model.head.weights])
-    pairs = [(ours.model.head.weight.grad, looped)]
-    backbone = dict(reference.model.backbone.named_parameters())
-    pairs += [(p.grad, backbone[n].grad) for n, p in ours.model.backbone.named_parameters() if p.grad is not None]
-    difference = sum((a - b).double().square().sum() for a, b in pairs).sqrt()
-    return {
-        "loss": abs(losses[0] - losses[1]) / abs(losses[1]),
-        "gradient": (difference / sum(b.double().square().sum() for _, b in pairs).sqrt()).item(),
-    }
-
-
 def benchmark(arguments: BenchmarkArguments) -> dict:
     """Measure all variants of all networks, write the JSON file, print a table.
 
@@ -277,9 +74,14 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
         return {}
     if arguments.output is None:
         raise RunError("say where the results go: --output FILE.json")
-    report: dict = {"machine": _machine(threads, arguments), "networks": {}, "ratios": {}}
+    report: dict = {"machine": _machine(threads, arguments), "networks": {}, "ratios": {}, "loading": {}}
+    for name in LOADS:
+        row = report["loading"][name] = measure_loading(name, arguments.rounds, arguments.seed)
+        print(
+            f"loading {name:<22} {row['ours']:>8.1f} images/s, usual way {row['usual']:>8.1f}, {_text(row['ratio'])}"
+        )
     for name in names:
-        batch = Batch.make(name, arguments)
+        batch = _batch(name, arguments)
         masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
         variants = [v for v in arguments.variants or VARIANTS if _applies(v, batch.model)]
         # With batch normalisation and random weights, gradients in float32 hang on the last digits; float64 shows what
@@ -293,12 +95,22 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
         result["inference"] = measure_inference(
             batch.model, batch.images.shape[-2:], batch.images.device, len(batch.images)
         )
+        result["masking"] = measure_masking(batch, arguments.rounds)
+        result["pipeline"] = measure_pipeline(batch, arguments.rounds, arguments.seed)
         report["networks"][name] = result
-        report["ratios"][name] = _ratios(result["variants"])
+        report["ratios"][name] = {
+            **_ratios(result["variants"]),
+            "masking_share": result["masking"]["share"],
+            "inference_over_pipeline": result["pipeline"]["ratio"],
+        }
         _print(name, result, report["ratios"][name])
         write_json(Path(arguments.output), report)  # after each network: an interruption loses one
     print(f"\nResults: {arguments.output}")
     return report
+
+
+def _batch(network: str, arguments: BenchmarkArguments) -> Batch:
+    return Batch.make(network, arguments.batch_size, arguments.use_cpu, arguments.seed)
 
 
 def _applies(variant: str, model: MSLForImageClassification) -> bool:
@@ -366,7 +178,7 @@ def _peak_memory(variant: str, network: str, arguments: BenchmarkArguments) -> f
     """MB that the network, its gradients, optimizer state and activations take, beyond the loaded libraries."""
     masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
     before = _process_memory("VmRSS")
-    batch = Batch.make(network, arguments)
+    batch = _batch(network, arguments)
     step = make_step(variant, batch, masks)
     for _ in range(3):
         step()
@@ -405,5 +217,9 @@ def _print(name: str, result: dict, ratios: dict) -> None:
         f"{'inference':<26}{inference['images_per_second']:>10.1f}   {inference['latency_ms']:.1f} ms an image alone"
     )
     for ratio, values in ratios.items():
-        spread = "".join(f"{value:>8.2f}" for value in values.get("spread", ()))
-        print(f"{ratio:<28}{values['median']:>8.2f}{spread}")
+        print(f"{ratio:<30}{_text(values)}")
+
+
+def _text(values: dict) -> str:
+    spread = " ({:.3g} to {:.3g})".format(*values["spread"]) if "spread" in values else ""
+    return f"{values['median']:.3g}{spread}"

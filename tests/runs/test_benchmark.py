@@ -10,7 +10,8 @@ from msl_hf import MaskBank
 from msl_hf.model.heads_msl import CSRAHead
 from msl_hf.runs import benchmark
 from msl_hf.runs.arguments import RunError
-from msl_hf.runs.benchmark import Batch, BenchmarkArguments, LoopedCSRA, ReferenceStep, TrainerStep, compare_steps
+from msl_hf.runs.benchmark import BenchmarkArguments
+from msl_hf.runs.benchmark_steps import Batch, FixedMasks, LoopedCSRA, ReferenceStep, TrainerStep, compare_steps
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "benchmark.py")
 
@@ -37,7 +38,7 @@ def test_trainer_and_published_step_compute_the_same(batch):
 @pytest.mark.parametrize("settings", [{"channels_last": True}, {"one_product": True}, {"bf16": True}])
 def test_single_improvements_change_the_cost_and_not_the_loss(batch, settings):
     batch = Batch(batch.model.float(), batch.images.float(), batch.labels.float())
-    masks = benchmark.FixedMasks(MaskBank.patches().sample(8, 32, generator=torch.Generator().manual_seed(1)))
+    masks = FixedMasks(MaskBank.patches().sample(8, 32, generator=torch.Generator().manual_seed(1)))
     loss = ReferenceStep(batch, masks).backward()
     assert ReferenceStep(batch, masks, **settings).backward() == pytest.approx(
         loss, rel=0.02 if "bf16" in settings else 1e-4
