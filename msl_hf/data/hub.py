@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from .labels import class_file, label_list, read_class_names, sorted_names, to_indices
-from .schema import DataError, column
+from .schema import DataError, column, make_features
 
 logger = logging.get_logger(__name__)
 
@@ -166,8 +166,6 @@ def _convert(path: str, split: str, dataset, image_column: str, reader: _LabelRe
 
 def _convert_stream(path: str, split: str, dataset, image_column: str, reader: _LabelReader):
     from datasets import Image
-
-    from .schema import make_features
 
     def convert(row: dict, number: int) -> dict:
         labels = reader(row[reader.label_column.split(".")[0]], f"{path}, split {split}, row {number}")

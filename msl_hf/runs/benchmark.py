@@ -15,7 +15,7 @@ from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training.trainer import joint_equals_separate
 from .arguments import RunError
-from .benchmark_loading import LOADS, measure_loading, measure_masking, measure_pipeline
+from .benchmark_loading import LOADS, measure_loading, measure_masking, measure_pipeline, measure_trainer
 from .benchmark_steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step
 from .hardware import keep_freed_memory, set_cpu_threads
 from .output import write_json
@@ -96,11 +96,13 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
             batch.model, batch.images.shape[-2:], batch.images.device, len(batch.images)
         )
         result["masking"] = measure_masking(batch, arguments.rounds)
+        result["trainer"] = measure_trainer(batch, arguments.rounds)
         result["pipeline"] = measure_pipeline(batch, arguments.rounds, arguments.seed)
         report["networks"][name] = result
         report["ratios"][name] = {
             **_ratios(result["variants"]),
             "masking_share": result["masking"]["share"],
+            "trainer_over_bare_time": result["trainer"]["ratio"],
             "inference_over_pipeline": result["pipeline"]["ratio"],
         }
         _print(name, result, report["ratios"][name])

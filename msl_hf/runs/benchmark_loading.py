@@ -1,7 +1,9 @@
 """What reading, augmenting and masking images costs, and inference, against the usual ways."""
 
+import copy
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from torchvision import transforms
 from ..data.schema import make_features
 from ..data.transforms import CROP_RATIO, CROP_SCALE, ImageDataset, build_processor
 from ..masks import MaskBank, apply_mask
-from .benchmark_steps import Batch, TrainerStep
+from ..training import MSLTrainer, MSLTrainingArguments
+from .benchmark_steps import Batch, TrainerStep, make_step
 from .speed import time_calls
 
 # Name -> width and height of the JPEG files, side of the network's input, how many files.
@@ -107,6 +110,42 @@ def measure_masking(batch: Batch, rounds: int) -> dict:
         masking, whole = (statistics.median(time_calls(call, images.device, 3, 0.2, 1)) for call in (mask, step))
         shares.append(masking / whole)
     return {"share": {"median": statistics.median(shares), "spread": [min(shares), max(shares)]}}
+
+
+class _StepTimes(transformers.TrainerCallback):
+    def __init__(self):
+        self.begun: list[float] = []
+
+    def on_step_begin(self, *_, **__):
+        self.begun.append(time.perf_counter())
+
+
+def measure_trainer(batch: Batch, rounds: int) -> dict:
+    """Time of a step of `MSLTrainer.train` (data in memory, logging in every step) over that of a bare step."""
+    bank, count = MaskBank.generate(200, hole_ratio=(0.5, 0.6)), len(batch.images)
+    rows = [
+        {"pixel_values": image.cpu(), "labels": label.cpu()}
+        for image, label in zip(batch.images, batch.labels, strict=True)
+    ]
+    bare, ratios = make_step("bare", batch, bank), []
+    processor = build_processor(None, tuple(batch.images.shape[-2:]))
+    for _ in range(rounds):
+        times = _StepTimes()
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = MSLTrainingArguments(
+                folder,
+                use_cpu=batch.images.device.type == "cpu",
+                max_steps=5,
+                save_strategy="no",
+                per_device_train_batch_size=count,
+                logging_steps=1,
+                disable_tqdm=True,
+            )
+            model = copy.deepcopy(batch.model)
+            MSLTrainer(model, arguments, bank, processor, train_dataset=rows, callbacks=[times]).train()
+        whole = statistics.median(np.diff(times.begun))
+        ratios.append(whole / statistics.median(time_calls(bare, batch.images.device, 3, 0.2, 1)))
+    return {"ratio": {"median": statistics.median(ratios), "spread": [min(ratios), max(ratios)]}}
 
 
 def measure_pipeline(batch: Batch, rounds: int, seed: int) -> dict:

@@ -14,6 +14,7 @@ from ..masks import MaskBank, apply_mask
 from ..model import MSLForImageClassification
 from ..model.heads_msl import TEMPERATURES, CSRAHead
 from ..training import MSLTrainer, MSLTrainingArguments
+from ..training.trainer import joint_equals_separate
 
 # Name -> timm architecture, side of the input in pixels, batch size that a CPU bears.
 NETWORKS = {
@@ -41,6 +42,7 @@ REFERENCE = {
     "reference_one_product": {"one_product": True},
     "reference_joint": {"joint": True},
     "reference_bf16": {"bf16": True},
+    "bare": {"channels_last": True, "one_product": True, "joint": None},  # ours without the trainer around it
 }
 VARIANTS = (*TRAINER, *REFERENCE)
 
@@ -120,13 +122,14 @@ class ReferenceStep:
         masks: Where masks come from.
         channels_last: Memory order of weights and images.
         one_product: All CSRA heads in one matrix product instead of the loop.
-        joint: One forward of image and masked image together.
+        joint: One forward of image and masked image together; None where that is the same, as the trainer decides.
         bf16: bfloat16 autocast.
     """
 
     def __init__(self, batch: Batch, masks, channels_last=False, one_product=False, joint=False, bf16=False):
-        self.masks, self.joint, self.labels = masks, joint, batch.labels
+        self.masks, self.labels = masks, batch.labels
         self.model = copy.deepcopy(batch.model).train()
+        self.joint = joint_equals_separate(self.model) if joint is None else joint
         if not one_product:
             self.model.head = LoopedCSRA(self.model.head)
         order = torch.channels_last if channels_last else torch.contiguous_format

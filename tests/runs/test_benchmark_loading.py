@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from msl_hf.runs import benchmark_loading
+from msl_hf.runs.benchmark_steps import Batch
+
+
+@pytest.fixture
+def batch(tiny_model):
+    return Batch(tiny_model("timm_vit"), torch.randn(4, 3, 32, 32), torch.ones(4, 3))
+
+
+def test_both_ways_load_the_same_files(tmp_path):
+    """Ours and the usual way: same shape, about the same pixels on average, about half of them black."""
+    paths, masks = benchmark_loading._write_files(tmp_path, 300, 200, 6, seed=0)
+    assert Image.open(paths[0]).size == (300, 200)
+    assert all(0.4 < np.asarray(Image.open(mask)).mean() / 255 < 0.65 for mask in masks)
+    batches = benchmark_loading._our_loading(paths, 64, 0)(), benchmark_loading._usual_loading(paths, masks, 64)()
+    assert all(found.shape == (6, 3, 64, 64) and torch.isfinite(found).all() for found in batches)
+    black, zero = batches[0].amin(dim=(0, 2, 3), keepdim=True), torch.zeros(1, 3, 1, 1)
+    kept = [
+        (found != hole).all(dim=1).float().mean().item() for found, hole in zip(batches, (black, zero), strict=True)
+    ]
+    assert all(0.35 < share < 0.6 for share in kept)
+
+
+def test_measurements(batch, monkeypatch):
+    monkeypatch.setitem(benchmark_loading.LOADS, "tiny", (60, 40, 32, 3))
+    threads = torch.get_num_threads()
+    loading = benchmark_loading.measure_loading("tiny", rounds=2, seed=0)
+    assert loading["ours"] > 0 and loading["usual"] > 0 and torch.get_num_threads() == threads
+    assert loading["ratio"]["spread"][0] <= loading["ratio"]["median"] <= loading["ratio"]["spread"][1]
+    assert 0 < benchmark_loading.measure_masking(batch, 1)["share"]["median"] < 1
+    assert benchmark_loading.measure_trainer(batch, 1)["ratio"]["median"] > 0
+    pipeline = benchmark_loading.measure_pipeline(batch, 1, seed=0)
+    assert pipeline["ours"] > 0 and pipeline["usual"] > 0
