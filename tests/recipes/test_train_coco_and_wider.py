@@ -65,7 +65,7 @@ def test_real_coco_from_training_to_figures(shared, tmp_path, monkeypatch, capsy
     masks = ["--masks", str(shared / "data/masks/nvidia"), "--use_cpu", "true", "--disable_tqdm", "true"]
     flags = {
         "train_coco.py": ["--backbone", str(shared / "weights/tf_efficientnet_lite0"), "--image_size", "96",
-                          "--num_train_epochs", "1", "--max_train_samples", "32", "--output_dir"],
+                          "--num_train_epochs", "1", "--max_train_samples", "32", "--bf16", "false", "--output_dir"],
         "evaluate.py": ["--dataset", "coco", "--num_bootstrap", "50", "--model", str(tmp_path / "train_coco.py"),
                         "--output_dir"],
         "figures.py": ["--dataset", "coco", "--num_examples", "2", "--model", str(tmp_path / "train_coco.py"),

@@ -79,6 +79,6 @@ def test_recipe(tmp_path):
     report = json.loads((tmp_path / "bench.json").read_text())
     result, ratios = report["networks"]["vit_small_224"], report["ratios"]["vit_small_224"]
     assert set(result["variants"]) == {"plain", "ours", "reference"} and result["inference"]["latency_ms"] > 0
-    assert set(ratios) == {"train_fp32", "msl_over_plain_time", "msl_over_plain_memory"}
+    assert set(ratios) >= {"train_fp32", "msl_over_plain_time", "msl_over_plain_memory", "masking_share"}
     assert all(row["peak_memory_mb"] > 0 and len(row["rounds"]) == 2 for row in result["variants"].values())
     assert result["same_numbers"]["float32"]["gradient"] < 1e-5 and "msl_over_plain_time" in done.stdout
