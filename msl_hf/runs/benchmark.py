@@ -15,6 +15,7 @@ from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training.trainer import joint_equals_separate
 from .arguments import RunError
+from .benchmark_labels import measure_label_file, process_memory
 from .benchmark_loading import LOADS, measure_loading, measure_masking, measure_pipeline, measure_trainer
 from .benchmark_steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step
 from .hardware import keep_freed_memory, set_cpu_threads
@@ -80,6 +81,9 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
         print(
             f"loading {name:<22} {row['ours']:>8.1f} images/s, usual way {row['usual']:>8.1f}, {_text(row['ratio'])}"
         )
+    labels = report["labels"] = measure_label_file(arguments.seed)
+    print("load_coco of {num_images} images ({file_mb:.0f} MB of JSON): {seconds:.1f} s, {peak_memory_mb:.0f} MB at "
+          "its peak, {dataset_mb:.0f} MB after".format(**labels))  # fmt: skip
     for name in names:
         batch = _batch(name, arguments)
         masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
@@ -179,23 +183,14 @@ def _memory_in_child(variant: str, network: str, arguments: BenchmarkArguments) 
 def _peak_memory(variant: str, network: str, arguments: BenchmarkArguments) -> float:
     """MB that the network, its gradients, optimizer state and activations take, beyond the loaded libraries."""
     masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
-    before = _process_memory("VmRSS")
+    before = process_memory("VmRSS")
     batch = _batch(network, arguments)
     step = make_step(variant, batch, masks)
     for _ in range(3):
         step()
     if batch.images.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return _process_memory("VmHWM") - before
-
-
-def _process_memory(name: str) -> float:
-    """MB: `VmRSS` now, `VmHWM` at its peak. Unlike getrusage it knows nothing of the parent process."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        raise RunError("memory is read from /proc/self/status, which only Linux has")
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) / 1024
+    return process_memory("VmHWM") - before
 
 
 def _machine(threads: int, arguments: BenchmarkArguments) -> dict:
