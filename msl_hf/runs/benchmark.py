@@ -6,6 +6,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from .hardware import keep_freed_memory, set_cpu_threads
 from .output import write_json
 from .speed import measure_inference, time_calls
 
+PARTS = ("loading", "labels", "steps", "memory", "inference", "around")
 QUICK = ("lite0_224", "resnet50_224", "vit_small_224")
+QUICK_PARTS = ("loading", "steps", "memory", "inference")
+QUICK_VARIANTS = ("plain", "reference", "ours", "ours_bf16")
 # Images/s of the first over images/s of the second; for `_time` that is time of the second over time of the first.
 RATIOS = {
     "train_fp32": ("ours", "reference"),
@@ -47,11 +51,12 @@ class BenchmarkArguments:
     """What to measure."""
 
     output: str | None = field(default=None, metadata={"help": "JSON file for the results."})
-    quick: bool = field(default=False, metadata={"help": f"Only {', '.join(QUICK)}."})
+    quick: bool = field(default=False, metadata={"help": f"Main variants of {', '.join(QUICK)}."})
     networks: list[str] | None = field(default=None, metadata={"help": f"Some of {', '.join(NETWORKS)}."})
     variants: list[str] | None = field(default=None, metadata={"help": f"Some of {', '.join(VARIANTS)}."})
     batch_size: int | None = field(default=None, metadata={"help": "Batch size of every network."})
-    rounds: int = field(default=5, metadata={"help": "Times that each variant is measured, in turn."})
+    parts: list[str] | None = field(default=None, metadata={"help": f"Some of {', '.join(PARTS)}; default: all."})
+    rounds: int = field(default=3, metadata={"help": "Times that each variant is measured, in turn."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
     cpu_threads: int | None = field(default=None, metadata={"help": "Threads; default: all cores."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, images and masks."})
@@ -67,52 +72,86 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
     keep_freed_memory()
     threads = set_cpu_threads(arguments.cpu_threads)
     names = arguments.networks or (QUICK if arguments.quick else tuple(NETWORKS))
-    unknown = [name for name in (*names, *(arguments.variants or ())) if name not in (*NETWORKS, *VARIANTS)]
+    known = (*NETWORKS, *VARIANTS, *PARTS)
+    unknown = [name for name in (*names, *(arguments.variants or ()), *(arguments.parts or ())) if name not in known]
     if unknown:
-        raise RunError(f"unknown {', '.join(unknown)}; there are {', '.join((*NETWORKS, *VARIANTS))}")
+        raise RunError(f"unknown {', '.join(unknown)}; there are {', '.join(known)}")
     if arguments.memory_of:
         print(json.dumps(_peak_memory(arguments.memory_of, names[0], arguments)))
         return {}
     if arguments.output is None:
         raise RunError("say where the results go: --output FILE.json")
+    parts = arguments.parts or (QUICK_PARTS if arguments.quick else PARTS)
     report: dict = {"machine": _machine(threads, arguments), "networks": {}, "ratios": {}, "loading": {}}
-    for name in LOADS:
-        row = report["loading"][name] = measure_loading(name, arguments.rounds, arguments.seed)
-        print(
-            f"loading {name:<22} {row['ours']:>8.1f} images/s, usual way {row['usual']:>8.1f}, {_text(row['ratio'])}"
-        )
-    labels = report["labels"] = measure_label_file(arguments.seed)
-    print("load_coco of {num_images} images ({file_mb:.0f} MB of JSON): {seconds:.1f} s, {peak_memory_mb:.0f} MB at "
-          "its peak, {dataset_mb:.0f} MB after".format(**labels))  # fmt: skip
+    if "loading" in parts:
+        for name in LOADS:
+            row = report["loading"][name] = measure_loading(name, arguments.rounds, arguments.seed)
+            ours, usual = f"{row['ours']:>8.1f} images/s", f"usual way {row['usual']:>8.1f}"
+            print(f"loading {name:<22} {ours}, {usual}, {_text(row['ratio'])}", flush=True)
+    if "labels" in parts:
+        report["labels"] = measure_label_file(arguments.seed)
+        print("load_coco of {num_images} images ({file_mb:.0f} MB of JSON): {seconds:.1f} s, at most "
+              "{peak_memory_mb:.0f} MB, then {dataset_mb:.0f} MB".format(**report["labels"]), flush=True)  # fmt: skip
     for name in names:
-        batch = _batch(name, arguments)
-        masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
-        variants = [v for v in arguments.variants or VARIANTS if _applies(v, batch.model)]
+        report["networks"][name], report["ratios"][name] = {}, {}
+        stages = _measure_network(name, parts, arguments, report["networks"][name], report["ratios"][name])
+        for _ in stages:
+            write_json(Path(arguments.output), report)  # after each stage: an interruption loses one
+    write_json(Path(arguments.output), report)
+    print(f"\nResults: {arguments.output}")
+    return report
+
+
+def _measure_network(
+    name: str, parts: Sequence[str], arguments: BenchmarkArguments, result: dict, ratios: dict
+) -> Iterator[None]:
+    """Fill `result` and `ratios`, a stage at a time; each is printed as soon as it is there."""
+    batch = _batch(name, arguments)
+    device, size = batch.images.device, batch.images.shape[-2:]
+    result["batch_size"] = len(batch.images)
+    print(f"\n{name}, batch {len(batch.images)}")
+    if "steps" in parts:
         # With batch normalisation and random weights, gradients in float32 hang on the last digits; float64 shows what
         # the two steps compute.
         exact = Batch(copy.deepcopy(batch.model).double(), batch.images.double(), batch.labels.double())
-        same = {"float32": compare_steps(batch), "float64": compare_steps(exact)}
-        result: dict = {"batch_size": len(batch.images), "same_numbers": same}
+        result["same_numbers"] = {"float32": compare_steps(batch), "float64": compare_steps(exact)}
+        print("trainer's and published step, relative difference in float64: {loss:.1e} (loss), {gradient:.1e} "
+              "(gradient)".format(**result["same_numbers"]["float64"]), flush=True)  # fmt: skip
+        masks, chosen = MaskBank.generate(200, hole_ratio=(0.5, 0.6)), arguments.variants
+        chosen = chosen or (QUICK_VARIANTS if arguments.quick else VARIANTS)
+        variants = [variant for variant in chosen if _applies(variant, batch.model)]
         result["variants"] = _side_by_side(variants, batch, masks, arguments.rounds)
-        for variant in variants:
-            result["variants"][variant]["peak_memory_mb"] = _memory_in_child(variant, name, arguments)
-        result["inference"] = measure_inference(
-            batch.model, batch.images.shape[-2:], batch.images.device, len(batch.images)
+        for variant, row in result["variants"].items():
+            low, high = row["spread"]
+            print(f"{variant:<26}{row['images_per_second']:>8.1f} images/s ({low:.1f} to {high:.1f})")
+        _note(ratios, _ratios(result["variants"], RATIOS, "rounds"))
+        yield
+    if "memory" in parts and "variants" in result:
+        measured = [v for v in result["variants"] if v in {name for pair in MEMORY_RATIOS.values() for name in pair}]
+        for variant in measured:
+            result["variants"][variant]["memory_mb"] = [_memory_in_child(variant, name, arguments)]
+            print(f"{variant:<26}{result['variants'][variant]['memory_mb'][0]:>8.0f} MB", flush=True)
+        _note(ratios, _ratios(result["variants"], MEMORY_RATIOS, "memory_mb"))
+        yield
+    if "inference" in parts:
+        result["inference"] = measure_inference(batch.model, size, device, len(batch.images))
+        speed = result["inference"]
+        print(
+            f"{'inference':<26}{speed['images_per_second']:>8.1f} images/s, {speed['latency_ms']:.1f} ms an image alone"
         )
-        result["masking"] = measure_masking(batch, arguments.rounds)
-        result["trainer"] = measure_trainer(batch, arguments.rounds)
         result["pipeline"] = measure_pipeline(batch, arguments.rounds, arguments.seed)
-        report["networks"][name] = result
-        report["ratios"][name] = {
-            **_ratios(result["variants"]),
-            "masking_share": result["masking"]["share"],
-            "trainer_over_bare_time": result["trainer"]["ratio"],
-            "inference_over_pipeline": result["pipeline"]["ratio"],
-        }
-        _print(name, result, report["ratios"][name])
-        write_json(Path(arguments.output), report)  # after each network: an interruption loses one
-    print(f"\nResults: {arguments.output}")
-    return report
+        _note(ratios, {"inference_over_pipeline": result["pipeline"]["ratio"]})
+        yield
+    if "around" in parts:
+        _note(ratios, {"masking_share": measure_masking(batch, arguments.rounds)["share"]})
+        _note(ratios, {"trainer_over_bare_time": measure_trainer(batch, arguments.rounds)["ratio"]})
+        yield
+
+
+def _note(ratios: dict, found: dict[str, dict]) -> None:
+    ratios.update(found)
+    for name, values in found.items():
+        print(f"{name:<30}{_text(values)}", flush=True)
 
 
 def _batch(network: str, arguments: BenchmarkArguments) -> Batch:
@@ -146,17 +185,13 @@ def _side_by_side(variants: list[str], batch: Batch, masks, rounds: int) -> dict
     }
 
 
-def _ratios(variants: dict[str, dict]) -> dict[str, dict]:
-    """Median and spread, over the rounds, of the ratio within a round."""
+def _ratios(variants: dict[str, dict], pairs: dict[str, tuple[str, str]], key: str) -> dict[str, dict]:
+    """Median and spread of the ratio of two variants within each round."""
     ratios = {}
-    for name, (over, under) in RATIOS.items():
+    for name, (over, under) in pairs.items():
         if over in variants and under in variants:
-            pairs = zip(variants[over]["rounds"], variants[under]["rounds"], strict=True)
-            values = sorted(a / b for a, b in pairs)
+            values = sorted(a / b for a, b in zip(variants[over][key], variants[under][key], strict=True))
             ratios[name] = {"median": statistics.median(values), "spread": [values[0], values[-1]]}
-    for name, (over, under) in MEMORY_RATIOS.items():
-        if over in variants and under in variants:
-            ratios[name] = {"median": variants[over]["peak_memory_mb"] / variants[under]["peak_memory_mb"]}
     return ratios
 
 
@@ -200,21 +235,6 @@ def _machine(threads: int, arguments: BenchmarkArguments) -> dict:
         "processor": platform.machine(),
         "torch": torch.__version__,
     }
-
-
-def _print(name: str, result: dict, ratios: dict) -> None:
-    print(f"\n{name}, batch {result['batch_size']}; trainer's and published step apart by "
-          "{loss:.1e} (loss), {gradient:.1e} (gradient)".format(**result["same_numbers"]["float64"]))  # fmt: skip
-    print(f"{'variant':<26}{'images/s':>10}{'least':>8}{'most':>8}{'MB':>8}")
-    for variant, row in result["variants"].items():
-        low, high = row["spread"]
-        print(f"{variant:<26}{row['images_per_second']:>10.1f}{low:>8.1f}{high:>8.1f}{row['peak_memory_mb']:>8.0f}")
-    inference = result["inference"]
-    print(
-        f"{'inference':<26}{inference['images_per_second']:>10.1f}   {inference['latency_ms']:.1f} ms an image alone"
-    )
-    for ratio, values in ratios.items():
-        print(f"{ratio:<30}{_text(values)}")
 
 
 def _text(values: dict) -> str:
