@@ -137,7 +137,7 @@ def _measure_network(
         result["inference"] = measure_inference(batch.model, size, device, len(batch.images))
         speed = result["inference"]
         print(
-            f"{'inference':<26}{speed['images_per_second']:>8.1f} images/s, {speed['latency_ms']:.1f} ms an image alone"
+            f"{'inference':<26}{speed['images_per_second']:>8.1f} images/s, {speed['latency_ms']:.1f} ms for one image"
         )
         result["pipeline"] = measure_pipeline(batch, arguments.rounds, arguments.seed)
         _note(ratios, {"inference_over_pipeline": result["pipeline"]["ratio"]})

@@ -70,8 +70,8 @@ def test_unknown_names():
 @pytest.mark.slow
 def test_recipe(tmp_path):
     command = [sys.executable, RECIPE, "--networks", "vit_small_224", "--variants", "plain", "ours", "reference",
-               "--batch_size", "1", "--rounds", "2", "--parts", "steps", "memory", "inference", "--use_cpu", "true", "--output",
-               str(tmp_path / "bench.json")]  # fmt: skip
+               "--batch_size", "1", "--rounds", "2", "--parts", "steps", "memory", "inference",
+               "--use_cpu", "true", "--output", str(tmp_path / "bench.json")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((tmp_path / "bench.json").read_text())
