@@ -258,7 +258,7 @@ class MaskBank:
         flip = torch.randint(2, (2, batch_size, 1), generator=generator).to(device).bool()
         rows = _nearest(self._mask_size[0], height, device)
         rows = torch.where(flip[0], rows.flip(0), rows)
-        # Whole rows first, then their bits, then columns: several times as fast as picking pixel by pixel.
+        # Whole rows first, then their bits, then columns: about a third faster on a CPU than pixel by pixel.
         packed = self._packed[device][index, rows]
         bits = (packed.unsqueeze(-1) >> torch.arange(7, -1, -1, dtype=torch.uint8, device=device)) & 1
         keep = bits.flatten(2).index_select(2, _nearest(self._mask_size[1], width, device)).bool()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .schema import DataError, make_features, read_json_lists, read_record
+from .schema import DataError, make_features, path_inside, read_json_lists, read_record
 
 logger = logging.get_logger(__name__)
 
@@ -88,11 +88,9 @@ def _read_split(
     for number, record in enumerate(content["images"]):
         where = f"{file}: images[{number}]"
         image_id, name = read_record(record, where, lambda r: (int(r["id"]), str(r["file_name"])))
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{where}: file_name {name!r} leads out of the folder")
         if image_id in paths:
             raise DataError(f"{where}: there is an image with the id {image_id} already")
-        paths[image_id] = str(folder / name)
+        paths[image_id] = str(path_inside(folder, name, where))
     repeated = [path for path, count in Counter(paths.values()).items() if count > 1]
     if repeated:
         raise DataError(f"{file}: lists the image {repeated[0]} more than once")

@@ -77,6 +77,13 @@ def read_json_lists(file: Path, *keys: str) -> dict:
     return content
 
 
+def path_inside(folder: Path, name: str, where: str) -> Path:
+    """`folder / name`, for a name that stays within the folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"{where}: file_name {name!r} leads out of the folder")
+    return folder / name
+
+
 def read_record(record, where: str, read: Callable):
     """`read(record)`; what it lacks, or holds of the wrong kind, is an error that says where."""
     try:

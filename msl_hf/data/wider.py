@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .schema import DataError, crop_box, make_features, read_json_lists, read_record
+from .schema import DataError, crop_box, make_features, path_inside, read_json_lists, read_record
 
 logger = logging.get_logger(__name__)
 
@@ -77,8 +77,7 @@ def _read_split(file: Path, content: dict, num_attributes: int, folder: Path) ->
     for number, record in enumerate(content["images"]):
         where = f"{file}: images[{number}]"
         name, persons = read_record(record, where, lambda r: (str(r["file_name"]), list(r["targets"])))
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{where}: file_name {name!r} leads out of the folder")
+        path = str(path_inside(folder, name, where))
         if name in seen:
             raise DataError(f"{where}: lists the image {name} a second time")
         seen.add(name)
@@ -92,7 +91,7 @@ def _read_split(file: Path, content: dict, num_attributes: int, folder: Path) ->
             if not (bbox[2] > 0 and bbox[3] > 0):
                 num_empty += 1
                 continue
-            columns["image"].append(str(folder / name))
+            columns["image"].append(path)
             columns["labels"].append([index for index, state in enumerate(states) if state == 1])
             columns["image_id"].append(f"{name}#{person}")
             columns["ignored"].append([index for index, state in enumerate(states) if state == 0])

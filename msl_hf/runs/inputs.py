@@ -148,7 +148,7 @@ def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float]
                            "pass a file of weights")  # fmt: skip
         used = [name for name in ("labels", "ignored") if name in train.features]
         rows = train.with_format(None).select_columns(used)
-        return balanced_pos_weight([make_targets(list(rows), len(names), ignored_as)]).tolist()
+        return balanced_pos_weight(make_targets(list(rows), len(names), ignored_as)).tolist()
     weights = read_json(Path(source))
     if isinstance(weights, dict):
         if set(weights) != set(names):

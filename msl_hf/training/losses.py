@@ -1,6 +1,6 @@
 """The loss of Masked Supervised Learning (equations 1 and 2)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -58,18 +58,16 @@ def make_classification_loss(name: str, pos_weight: Sequence[float] | None = Non
     return binary_cross_entropy if pos_weight is None else WeightedBCE(pos_weight)
 
 
-def balanced_pos_weight(targets: Iterable[torch.Tensor]) -> torch.Tensor:
+def balanced_pos_weight(targets: torch.Tensor) -> torch.Tensor:
     """Number of negatives / number of positives of each class, so that both sides weigh the same in sum.
 
     Args:
-        targets: (n, C) parts of the training targets; -100 counts on neither side.
+        targets: (N, C) training targets; -100 counts on neither side.
 
     Returns:
         (C,) factors; 1 for a class that lacks positives or negatives.
     """
-    positives = negatives = 0
-    for part in targets:
-        positives, negatives = positives + (part == 1).sum(dim=0), negatives + (part == 0).sum(dim=0)
+    positives, negatives = (targets == 1).sum(dim=0), (targets == 0).sum(dim=0)
     one_sided = (positives == 0) | (negatives == 0)
     return torch.where(one_sided, 1.0, negatives / positives.clamp(min=1))
 

@@ -102,7 +102,7 @@ def test_half_precision_logits_are_computed_in_float32():
 
 def test_balanced_pos_weight_counts_both_sides():
     parts = [torch.tensor([[1.0, 0.0, 0.0], [0.0, -100.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, -100.0]])]
-    assert balanced_pos_weight(parts).tolist() == [3.0, 2.0, 1.0]  # the third class has no positive
+    assert balanced_pos_weight(torch.cat(parts)).tolist() == [3.0, 2.0, 1.0]  # the third class has no positive
 
 
 def test_pos_weight_multiplies_the_positive_term():
