@@ -1,11 +1,8 @@
 """What a training step and inference cost: plain, the published MSL step, and this package's, side by side."""
 
 import copy
-import json
 import platform
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +13,17 @@ from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training.trainer import joint_equals_separate
 from .arguments import RunError
-from .benchmark_labels import measure_label_file, process_memory
-from .benchmark_loading import LOADS, measure_loading, measure_masking, measure_pipeline, measure_trainer
-from .benchmark_steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step
+from .benchmarks.inference import measure_inference_ways
+from .benchmarks.labels import measure_label_file, measure_large_dataset
+from .benchmarks.loading import LOADS, measure_loading
+from .benchmarks.scaling import measure_point, measure_scaling, plot_scaling
+from .benchmarks.steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step, share_of_dropped_patches
+from .benchmarks.training import measure_masking, measure_processes, measure_trainer
 from .hardware import keep_freed_memory, set_cpu_threads
 from .output import write_json
 from .speed import measure_inference, time_calls
 
-PARTS = ("loading", "labels", "steps", "memory", "inference", "around")
+PARTS = ("loading", "labels", "steps", "memory", "inference", "around", "scaling", "processes")
 QUICK = ("lite0_224", "resnet50_224", "vit_small_224")
 QUICK_PARTS = ("loading", "steps", "memory", "inference")
 QUICK_VARIANTS = ("plain", "reference", "ours", "ours_bf16")
@@ -38,6 +38,8 @@ RATIOS = {
     "one_product_alone": ("reference_one_product", "reference"),
     "joint_alone": ("reference_joint", "reference"),
     "bf16_alone": ("reference_bf16", "reference"),
+    "compiled_alone": ("ours_compiled", "ours"),
+    "train_bf16_compiled": ("ours_bf16_compiled", "reference"),
 }
 MEMORY_RATIOS = {
     "msl_over_plain_memory": ("ours", "plain"),
@@ -60,7 +62,6 @@ class BenchmarkArguments:
     use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
     cpu_threads: int | None = field(default=None, metadata={"help": "Threads; default: all cores."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, images and masks."})
-    memory_of: str | None = field(default=None, metadata={"help": "Print the peak memory of one variant and end."})
 
 
 def benchmark(arguments: BenchmarkArguments) -> dict:
@@ -76,9 +77,6 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
     unknown = [name for name in (*names, *(arguments.variants or ()), *(arguments.parts or ())) if name not in known]
     if unknown:
         raise RunError(f"unknown {', '.join(unknown)}; there are {', '.join(known)}")
-    if arguments.memory_of:
-        print(json.dumps(_peak_memory(arguments.memory_of, names[0], arguments)))
-        return {}
     if arguments.output is None:
         raise RunError("say where the results go: --output FILE.json")
     parts = arguments.parts or (QUICK_PARTS if arguments.quick else PARTS)
@@ -89,24 +87,46 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
             ours, usual = f"{row['ours']:>8.1f} images/s", f"usual way {row['usual']:>8.1f}"
             print(f"loading {name:<22} {ours}, {usual}, {_text(row['ratio'])}", flush=True)
     if "labels" in parts:
-        report["labels"] = measure_label_file(arguments.seed)
-        print("load_coco of {num_images} images ({file_mb:.0f} MB of JSON): {seconds:.1f} s, at most "
-              "{peak_memory_mb:.0f} MB, then {dataset_mb:.0f} MB".format(**report["labels"]), flush=True)  # fmt: skip
+        _measure_labels(report, arguments.seed)
     for name in names:
         report["networks"][name], report["ratios"][name] = {}, {}
-        stages = _measure_network(name, parts, arguments, report["networks"][name], report["ratios"][name])
-        for _ in stages:
+        for _ in _measure_network(name, parts, threads, arguments, report["networks"][name], report["ratios"][name]):
             write_json(Path(arguments.output), report)  # after each stage: an interruption loses one
+    if "scaling" in parts:
+        report["scaling"] = []
+        print(f"\n{names[0]}, plain training and MSL")
+        for point in measure_scaling(names[0], threads, arguments.use_cpu, arguments.seed):
+            report["scaling"].append(point)
+            print("{quantity:<12}{value:>7} {variant:<8}{images_per_second:>8.2f} images/s{memory_mb:>8.0f} MB"
+                  .format(**point), flush=True)  # fmt: skip
+            write_json(Path(arguments.output), report)
+        plot_scaling(report["scaling"], Path(arguments.output).with_suffix(".png"))
+    if "processes" in parts:
+        found = measure_processes(names[0], arguments.batch_size, arguments.rounds, arguments.seed)
+        _note(report["ratios"][names[0]], {"two_processes_over_one": found["ratio"]})
     write_json(Path(arguments.output), report)
     print(f"\nResults: {arguments.output}")
     return report
 
 
+def _measure_labels(report: dict, seed: int) -> None:
+    report["labels"] = {}
+    coco = report["labels"]["coco"] = measure_label_file(seed)
+    print("load_coco of {num_images} images ({file_mb:.0f} MB of JSON): {seconds:.1f} s, at most "
+          "{peak_memory_mb:.0f} MB, then {dataset_mb:.0f} MB".format(**coco), flush=True)  # fmt: skip
+    large = report["labels"]["large"] = measure_large_dataset(seed)
+    print("{num_images} rows of parquet ({file_mb:.0f} MB)".format(**large))
+    print("    mapped: {seconds:.0f} s the first time, {seconds_again:.1f} s later, {rows_per_second:.0f} rows/s at "
+          "random, {memory_mb:.0f} MB".format(**large["mapped"]))  # fmt: skip
+    print("    streamed: {seconds:.1f} s, {rows_per_second:.0f} rows/s in order, {memory_mb:.0f} MB"
+          .format(**large["streamed"]), flush=True)  # fmt: skip
+
+
 def _measure_network(
-    name: str, parts: Sequence[str], arguments: BenchmarkArguments, result: dict, ratios: dict
+    name: str, parts: Sequence[str], threads: int, arguments: BenchmarkArguments, result: dict, ratios: dict
 ) -> Iterator[None]:
     """Fill `result` and `ratios`, a stage at a time; each is printed as soon as it is there."""
-    batch = _batch(name, arguments)
+    batch = Batch.make(name, arguments.use_cpu, arguments.seed, arguments.batch_size)
     device, size = batch.images.device, batch.images.shape[-2:]
     result["batch_size"] = len(batch.images)
     print(f"\n{name}, batch {len(batch.images)}")
@@ -125,11 +145,20 @@ def _measure_network(
             low, high = row["spread"]
             print(f"{variant:<26}{row['images_per_second']:>8.1f} images/s ({low:.1f} to {high:.1f})")
         _note(ratios, _ratios(result["variants"], RATIOS, "rounds"))
+        if "visible" in variants:
+            patch_size = batch.model.backbone.timm_model.patch_embed.patch_size[0]
+            shares = share_of_dropped_patches(patch_size, size[0], 16, arguments.seed)
+            result["dropped_patches"] = shares
+            print("patches removed wholly {removed:.0%}, dropped where a batch of 16 is filled up to one length "
+                  "{padded:.0%}, in groups of similar length {grouped:.0%}".format(**shares), flush=True)  # fmt: skip
         yield
     if "memory" in parts and "variants" in result:
         measured = [v for v in result["variants"] if v in {name for pair in MEMORY_RATIOS.values() for name in pair}]
         for variant in measured:
-            result["variants"][variant]["memory_mb"] = [_memory_in_child(variant, name, arguments)]
+            point = measure_point(
+                name, variant, threads, arguments.use_cpu, arguments.seed, batch_size=arguments.batch_size
+            )
+            result["variants"][variant]["memory_mb"] = [point["memory_mb"]]
             print(f"{variant:<26}{result['variants'][variant]['memory_mb'][0]:>8.0f} MB", flush=True)
         _note(ratios, _ratios(result["variants"], MEMORY_RATIOS, "memory_mb"))
         yield
@@ -139,8 +168,10 @@ def _measure_network(
         print(
             f"{'inference':<26}{speed['images_per_second']:>8.1f} images/s, {speed['latency_ms']:.1f} ms for one image"
         )
-        result["pipeline"] = measure_pipeline(batch, arguments.rounds, arguments.seed)
-        _note(ratios, {"inference_over_pipeline": result["pipeline"]["ratio"]})
+        ways = result["from_photographs"] = measure_inference_ways(batch, arguments.rounds, arguments.seed)
+        for way, row in ways.items():
+            print(f"{way:<26}{row['images_per_second']:>8.1f} images/s from photographs")
+        _note(ratios, {f"{way}_over_pipeline": row["ratio"] for way, row in ways.items() if "ratio" in row})
         yield
     if "around" in parts:
         _note(ratios, {"masking_share": measure_masking(batch, arguments.rounds)["share"]})
@@ -152,10 +183,6 @@ def _note(ratios: dict, found: dict[str, dict]) -> None:
     ratios.update(found)
     for name, values in found.items():
         print(f"{name:<30}{_text(values)}", flush=True)
-
-
-def _batch(network: str, arguments: BenchmarkArguments) -> Batch:
-    return Batch.make(network, arguments.batch_size, arguments.use_cpu, arguments.seed)
 
 
 def _applies(variant: str, model: MSLForImageClassification) -> bool:
@@ -193,39 +220,6 @@ def _ratios(variants: dict[str, dict], pairs: dict[str, tuple[str, str]], key: s
             values = sorted(a / b for a, b in zip(variants[over][key], variants[under][key], strict=True))
             ratios[name] = {"median": statistics.median(values), "spread": [values[0], values[-1]]}
     return ratios
-
-
-def _memory_in_child(variant: str, network: str, arguments: BenchmarkArguments) -> float:
-    command = [
-        sys.executable,
-        sys.argv[0],
-        "--memory_of",
-        variant,
-        "--networks",
-        network,
-        "--seed",
-        str(arguments.seed),
-    ]
-    for flag in ("batch_size", "cpu_threads"):
-        if getattr(arguments, flag) is not None:
-            command += [f"--{flag}", str(getattr(arguments, flag))]
-    done = subprocess.run([*command, "--use_cpu", str(arguments.use_cpu)], capture_output=True, text=True)
-    if done.returncode:
-        raise RunError(f"measuring the memory of {variant} on {network} failed: {done.stderr[-1000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def _peak_memory(variant: str, network: str, arguments: BenchmarkArguments) -> float:
-    """MB that the network, its gradients, optimizer state and activations take, beyond the loaded libraries."""
-    masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
-    before = process_memory("VmRSS")
-    batch = _batch(network, arguments)
-    step = make_step(variant, batch, masks)
-    for _ in range(3):
-        step()
-    if batch.images.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return process_memory("VmHWM") - before
 
 
 def _machine(threads: int, arguments: BenchmarkArguments) -> dict:

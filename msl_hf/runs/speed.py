@@ -58,3 +58,18 @@ def measure_inference(network: torch.nn.Module, size: tuple[int, int], device: t
         "images_per_second": batch_size / statistics.median(batches),
         "batch_size": batch_size,
     }
+
+
+def take_turns(calls: dict[str, Callable[[], object]], count: int, rounds: int) -> dict[str, list[float]]:
+    """Images/s of each call, which works on `count` images, in each round: A B A B, so that all see one machine."""
+    speeds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            speeds[name].append(count / statistics.median(time_calls(call, torch.device("cpu"), 1, 0.3, 1)))
+    return speeds
+
+
+def compare_speeds(over: list[float], under: list[float]) -> dict:
+    """Median and spread of the ratio of two speeds within each round."""
+    ratios = sorted(a / b for a, b in zip(over, under, strict=True))
+    return {"median": statistics.median(ratios), "spread": [ratios[0], ratios[-1]]}

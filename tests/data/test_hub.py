@@ -13,11 +13,11 @@ TRUTH = [[0, 2], [1], [], [0, 1, 2], [2]]
 HOT = [[int(label in labels) for label in range(3)] for labels in TRUTH]
 
 
-def save(folder, **columns):
+def save(folder, image_column="picture", **columns):
     """A data set of five images under the given columns: name -> (values, feature)."""
     images = [PILImage.fromarray(np.full((8, 8, 3), 40 * index, np.uint8)) for index in range(len(TRUTH))]
-    features = {"picture": Image(), **{name: feature for name, (_, feature) in columns.items()}}
-    values = {"picture": images, **{name: values for name, (values, _) in columns.items()}}
+    features = {image_column: Image(), **{name: feature for name, (_, feature) in columns.items()}}
+    values = {image_column: images, **{name: values for name, (values, _) in columns.items()}}
     folder.mkdir(exist_ok=True)
     Dataset.from_dict(values, features=Features(features)).to_parquet(folder / "train.parquet")
     return folder
@@ -52,8 +52,9 @@ def test_every_way_to_write_labels(kind, streaming, tmp_path):
     assert [row["image_id"] for row in rows] == [f"train/{index}" for index in range(5)]
 
 
-def test_pixels_arrive(tmp_path):
-    data = load_image_folder(save(tmp_path / "set", **KINDS["boxes"]))["train"]
+@pytest.mark.parametrize("image_column", ["picture", "image"])
+def test_pixels_arrive(image_column, tmp_path):
+    data = load_image_folder(save(tmp_path / "set", image_column, **KINDS["boxes"]))["train"]
     pixel_values = ImageDataset(data, build_processor(None, 8, [0, 0, 0], [1, 1, 1]))[3]["pixel_values"]
     assert pixel_values.mean().item() == pytest.approx(120 / 255, abs=1e-3)
 

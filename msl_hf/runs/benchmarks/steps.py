@@ -9,12 +9,13 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.nn import functional as F
 
-from ..data.transforms import build_processor
-from ..masks import MaskBank, apply_mask
-from ..model import MSLForImageClassification
-from ..model.heads_msl import TEMPERATURES, CSRAHead
-from ..training import MSLTrainer, MSLTrainingArguments
-from ..training.trainer import joint_equals_separate
+from ...data.transforms import build_processor
+from ...masks import MaskBank, apply_mask
+from ...model import MSLForImageClassification
+from ...model.heads_msl import TEMPERATURES, CSRAHead
+from ...model.modeling_msl import GROUPS
+from ...training import MSLTrainer, MSLTrainingArguments
+from ...training.trainer import joint_equals_separate
 
 # Name -> timm architecture, side of the input in pixels, batch size that a CPU bears.
 NETWORKS = {
@@ -35,6 +36,8 @@ TRAINER = {
     "ours_bf16": {"bf16": True},
     "visible": {"masked_forward": "visible"},
     "sequential": {"masked_forward": "sequential"},
+    "ours_compiled": {"torch_compile": True},
+    "ours_bf16_compiled": {"bf16": True, "torch_compile": True},
 }
 REFERENCE = {
     "reference": {},
@@ -56,20 +59,29 @@ class Batch:
     labels: torch.Tensor
 
     @classmethod
-    def make(cls, network: str, batch_size: int | None, use_cpu: bool, seed: int) -> "Batch":
-        """One of `NETWORKS` with random weights, and random images; None takes the batch size that a CPU bears."""
+    def make(
+        cls,
+        network: str,
+        use_cpu: bool,
+        seed: int,
+        batch_size: int | None = None,
+        image_size: int | None = None,
+        num_labels: int = NUM_LABELS,
+        num_heads: int = NUM_HEADS,
+    ) -> "Batch":
+        """One of `NETWORKS` with random weights, and random images; None takes the network's size and batch."""
         architecture, side, default_size = NETWORKS[network]
+        side, count = image_size or side, batch_size or default_size
         device = torch.device("cpu")
         if torch.accelerator.is_available() and not use_cpu:
             device = torch.accelerator.current_accelerator()
         torch.manual_seed(seed)
-        names = [str(index) for index in range(NUM_LABELS)]
+        names = [str(index) for index in range(num_labels)]
         model = MSLForImageClassification.from_backbone(
-            architecture, names, num_heads=NUM_HEADS, csra_lambda=0.5, image_size=side, pretrained=False
+            architecture, names, num_heads=num_heads, csra_lambda=0.5, image_size=side, pretrained=False
         )
-        count = batch_size or default_size
         images = torch.randn(count, 3, side, side, device=device)
-        return cls(model.to(device), images, torch.randint(2, (count, NUM_LABELS), device=device).float())
+        return cls(model.to(device), images, torch.randint(2, (count, num_labels), device=device).float())
 
 
 class FixedMasks:
@@ -102,6 +114,8 @@ class TrainerStep:
         self.trainer = MSLTrainer(self.model, arguments, masks=masks, processing_class=processor)
         self.trainer.current_gradient_accumulation_steps = 1  # which `train` would set
         self.optimizer = self.trainer.create_optimizer()
+        if arguments.torch_compile:
+            self.model = torch.compile(self.model)
 
     def backward(self) -> float:
         """The loss; leaves the gradients in place."""
@@ -195,6 +209,24 @@ def make_step(variant: str, batch: Batch, masks) -> TrainerStep | ReferenceStep:
     if variant in TRAINER:
         return TrainerStep(batch, masks, **TRAINER[variant])
     return ReferenceStep(batch, masks, **REFERENCE[variant])
+
+
+def share_of_dropped_patches(patch_size: int, image_size: int, count: int, seed: int) -> dict[str, float]:
+    """What share of the patches a masked branch on visible patches leaves out, in a batch of `count` images.
+
+    Returns:
+        `removed`: patches that masks with hole ratio 0.5 to 0.6 remove wholly; `padded`: those that can be dropped
+        where each image is filled up to the most visible patches of the batch; `grouped`: to those of its group of
+        images with similar numbers, as the model does.
+    """
+    bank, shares = MaskBank.generate(200, hole_ratio=(0.5, 0.6), seed=seed), []
+    for number in range(50):
+        keep = bank.sample(count, image_size, generator=torch.Generator().manual_seed(seed + number))
+        visible = F.max_pool2d(keep.float(), patch_size).flatten(1).mean(dim=1).sort().values
+        groups = visible.tensor_split(min(GROUPS, count))
+        filled = torch.cat([group.max().expand(len(group)) for group in groups])
+        shares.append(1 - torch.stack([visible.mean(), visible.max(), filled.mean()]))
+    return dict(zip(("removed", "padded", "grouped"), torch.stack(shares).mean(dim=0).tolist(), strict=True))
 
 
 def compare_steps(batch: Batch) -> dict[str, float]:

@@ -1,0 +1,14 @@
+import pytest
+import torch
+
+from msl_hf.runs.benchmarks.inference import measure_inference_ways
+from msl_hf.runs.benchmarks.steps import Batch
+
+
+@pytest.mark.slow  # compiles
+def test_every_way_is_compared_with_the_pipeline(tiny_model):
+    batch = Batch(tiny_model("timm_vit"), torch.randn(4, 3, 32, 32), torch.ones(4, 3))
+    result = measure_inference_ways(batch, rounds=2, seed=0)
+    assert list(result) == ["pipeline", "reading_alone", "batched", "channels_last", "compiled"]
+    assert all(row["images_per_second"] > 0 for row in result.values())
+    assert [name for name, row in result.items() if "ratio" in row] == ["batched", "channels_last", "compiled"]

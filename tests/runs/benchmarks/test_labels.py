@@ -1,0 +1,14 @@
+from msl_hf.runs.benchmarks.labels import measure_label_file, measure_large_dataset
+
+
+def test_annotations_of_the_asked_size_are_loaded_in_another_process():
+    result = measure_label_file(seed=0, size=(30, 70))
+    assert result["num_images"] == 30 and 0 < result["file_mb"] < 1
+    assert result["seconds"] > 0 and result["dataset_mb"] > 0
+
+
+def test_large_data_sets_are_mapped_and_streamed(monkeypatch):
+    monkeypatch.setattr("msl_hf.runs.benchmarks.labels.SHARD_ROWS", 20)
+    result = measure_large_dataset(seed=0, size=(50, 7))
+    assert result["num_images"] == 50 and result["file_mb"] > 0 and result["mapped"]["seconds_again"] > 0
+    assert all(result[way]["rows_per_second"] > 0 for way in ("mapped", "streamed"))
