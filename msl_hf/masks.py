@@ -225,12 +225,25 @@ class MaskBank:
         in_train = np.diff(steps) > 0
         if in_train.all() or not in_train.any():
             raise ValueError(f"{len(self)} masks cannot be split into two banks at {fraction}; use more masks")
-        packed = self._packed[torch.device("cpu")].numpy()
-        train, test = (
-            self._from_packed(packed[part], self.hole_ratios[torch.from_numpy(part)], self._mask_size)
-            for part in (in_train, ~in_train)
-        )
-        return train, test
+        return self._select(in_train), self._select(~in_train)
+
+    def without(self, other: "MaskBank") -> "MaskBank":
+        """The masks that are not in the other bank, for two banks that were not made by one `split`.
+
+        Raises:
+            ValueError: where no mask is left.
+        """
+        taken = {mask.tobytes() for mask in other._packed[torch.device("cpu")].numpy()}
+        own = np.array([mask.tobytes() not in taken for mask in self._packed[torch.device("cpu")].numpy()])
+        if not own.any():
+            raise ValueError(
+                f"all {len(self)} masks are in the other bank too; choose other masks or another interval"
+            )
+        return self._select(own)
+
+    def _select(self, chosen: np.ndarray) -> "MaskBank":
+        packed = self._packed[torch.device("cpu")].numpy()[chosen]
+        return self._from_packed(packed, self.hole_ratios[torch.from_numpy(chosen)], self._mask_size)
 
     def sample(
         self,
@@ -282,6 +295,10 @@ class _PatchBank(MaskBank):
     def split(self, fraction: float = 0.5) -> tuple[MaskBank, MaskBank]:
         """The bank twice: nothing is stored, and at 14 x 14 patches two draws practically never coincide."""
         return self, self
+
+    def without(self, other: MaskBank) -> MaskBank:
+        """The bank itself, for the same reason."""
+        return self
 
     def sample(self, batch_size, size, device="cpu", generator=None) -> torch.Tensor:
         height, width = (size, size) if isinstance(size, int) else size

@@ -125,6 +125,16 @@ def test_sample_is_a_flipped_stored_mask_resized_as_pillow_does(size):
     assert len(drawn) > 6  # several masks, several flips
 
 
+def test_without_leaves_out_what_another_bank_holds():
+    masks = np.random.default_rng(0).random((6, 16, 16)) > 0.5
+    left = MaskBank(masks).without(MaskBank(masks[[1, 4]]))
+    assert torch.equal(torch.stack([left[i] for i in range(4)]), torch.from_numpy(masks[[0, 2, 3, 5]]))
+    torch.testing.assert_close(left.hole_ratios, MaskBank(masks[[0, 2, 3, 5]]).hole_ratios)
+    with pytest.raises(ValueError, match="all 6 masks are in the other bank"):
+        MaskBank(masks).without(MaskBank(masks))
+    assert len(MaskBank.patches().without(MaskBank(masks))) == 1
+
+
 def test_split_is_disjoint_complete_and_mixed():
     masks = np.random.default_rng(0).random((10, 16, 16)) > 0.5
     train, test = MaskBank(masks).split(0.5)

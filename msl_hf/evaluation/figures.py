@@ -98,3 +98,25 @@ def plot_breakdown(results: dict[str, dict], path: str | os.PathLike) -> bool:
     axis.legend()
     figure.savefig(path, dpi=120)
     return True
+
+
+def plot_frontier(points: dict[str, list[tuple[float, float]]], path: str | os.PathLike) -> None:
+    """Clean against masked mAP: a cross with standard deviations for each way of training, as a PNG.
+
+    Args:
+        points: Way of training -> (clean, masked) mAP of each seed, fractions of 1.
+        path: Where the PNG goes.
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axis = figure.subplots()
+    for number, (name, values) in enumerate(points.items()):
+        mean, deviation = 100 * np.mean(values, axis=0), 100 * np.std(values, axis=0, ddof=min(1, len(values) - 1))
+        axis.errorbar(*mean, xerr=deviation[0], yerr=deviation[1], color=f"C{number % 10}",
+                      marker="osD^vP*X"[number // 10 % 8], linestyle="none", label=name)  # fmt: skip
+    axis.set(xlabel="mAP on whole images (%)", ylabel="mAP on masked images (%)")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    figure.savefig(path, dpi=120)

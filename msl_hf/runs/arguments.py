@@ -80,6 +80,9 @@ class MaskArguments:
     hole_ratio: list[float] = field(
         default_factory=lambda: [0.5, 0.6], metadata={"help": "Interval of the share of removed pixels."}
     )
+    eval_hole_ratio: list[float] | None = field(
+        default=None, metadata={"help": "Interval of the masked test; default: --hole_ratio."}
+    )
 
 
 @dataclass
@@ -176,8 +179,10 @@ def _check(model: ModelArguments, data: DataArguments, masks: MaskArguments) -> 
         raise RunError("--model and --backbone exclude each other: start from an MSL model or from a backbone")
     if data.selection_split == "test":
         raise RunError("--selection_split test would choose the model on the test images; use a validation split")
-    if len(masks.hole_ratio) != 2:
-        raise RunError(f"--hole_ratio takes two numbers, got {masks.hole_ratio}")
+    for name in ("hole_ratio", "eval_hole_ratio"):
+        interval = getattr(masks, name)
+        if interval is not None and len(interval) != 2:
+            raise RunError(f"--{name} takes two numbers, got {interval}")
     if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:
         raise RunError(f"--crop_scale takes two numbers in (0, 1], the smaller first, got {data.crop_scale}")
     if not 0 <= data.validation_fraction < 1:
@@ -198,7 +203,7 @@ def _bare_resume_means_true(argv: list[str]) -> list[str]:
 
 def _yaml_to_flags(path: str | Path, known: set[str]) -> list[str]:
     """The settings of a YAML file as flags, so that both are parsed by the same rules (1e-4 is a number in both)."""
-    settings = _read_yaml(path)
+    settings = read_yaml(path)
     unknown = sorted(str(key) for key in settings if key not in known)
     if unknown:
         raise RunError(f"{path}: unknown {'key' if len(unknown) == 1 else 'keys'} {', '.join(unknown)}")
@@ -211,7 +216,7 @@ def _yaml_to_flags(path: str | Path, known: set[str]) -> list[str]:
     return flags
 
 
-def _read_yaml(path: str | Path) -> dict:
+def read_yaml(path: str | Path) -> dict:
     """The settings of a YAML file, over those of the file beside it that `base` names."""
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -224,4 +229,4 @@ def _read_yaml(path: str | Path) -> dict:
     if not isinstance(settings, dict):
         raise RunError(f"{path}: must hold 'name: value' lines")
     base = settings.pop("base", None)
-    return settings if base is None else {**_read_yaml(Path(path).parent / base), **settings}
+    return settings if base is None else {**read_yaml(Path(path).parent / base), **settings}

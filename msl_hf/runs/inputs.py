@@ -164,19 +164,22 @@ def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float]
 
 def load_masks(masks: MaskArguments) -> tuple[MaskBank, MaskBank]:
     """(training bank, test bank), disjoint."""
-    train, test = mask_bank(masks.masks, masks).split(0.5)
-    if masks.eval_masks and masks.eval_masks != masks.masks:
-        test = mask_bank(masks.eval_masks, masks).split(0.5)[1]
+    train, test = mask_bank(masks.masks, masks.mask_hole, masks.hole_ratio).split(0.5)
+    source, interval = masks.eval_masks or masks.masks, masks.eval_hole_ratio or masks.hole_ratio
+    if (source, interval) != (masks.masks, masks.hole_ratio):
+        test = mask_bank(source, masks.mask_hole, interval).split(0.5)[1]
+        if source == masks.masks:
+            train = train.without(test)
     return train, test
 
 
-def mask_bank(source: str, masks: MaskArguments) -> MaskBank:
+def mask_bank(source: str, mask_hole: str, hole_ratio: Sequence[float]) -> MaskBank:
     """The whole bank of `generated`, `patches` or a folder."""
     if source == "generated":
-        return MaskBank.generate(NUM_MASKS, tuple(masks.hole_ratio))
+        return MaskBank.generate(NUM_MASKS, tuple(hole_ratio))
     if source == "patches":
         return MaskBank.patches()
-    return MaskBank.from_folder(source, masks.mask_hole, tuple(masks.hole_ratio))
+    return MaskBank.from_folder(source, mask_hole, tuple(hole_ratio))
 
 
 def load_trained(path: str):

@@ -16,7 +16,7 @@ from ..evaluation.metrics import probabilities
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
-from .arguments import MaskArguments, RunError
+from .arguments import RunError
 from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of
 
 DEFAULT_YEARS = {"voc": 2007, "coco": 2014}
@@ -129,8 +129,7 @@ def held_out_masks(arguments: ComparisonArguments, hole_ratio: tuple[float, floa
     """The half of a bank that training never sees; patches remove the middle of the interval."""
     if arguments.masks == "patches":
         return MaskBank.patches(ratio=sum(hole_ratio) / 2)
-    source = MaskArguments(arguments.masks, mask_hole=arguments.mask_hole, hole_ratio=list(hole_ratio))
-    return mask_bank(arguments.masks, source).split(0.5)[1]
+    return mask_bank(arguments.masks, arguments.mask_hole, hole_ratio).split(0.5)[1]
 
 
 class Predictor:

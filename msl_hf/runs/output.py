@@ -47,7 +47,7 @@ def run_settings(arguments: Arguments) -> dict:
             "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
             "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16",
             "loss_weights", "classification_loss", "head_lr_multiplier", "mask_fill", "mask_keep_value",
-            "masked_forward",
+            "masked_forward", "mask_augmentation",
         )
     }  # fmt: skip
     settings = {**arguments.given, **ours}

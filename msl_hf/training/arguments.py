@@ -37,6 +37,8 @@ class MSLTrainingArguments(TrainingArguments):
             exactly where the two agree. `"visible"` runs the masked branch of a plain ViT on those patches alone that
             are not wholly removed, which is faster still and not the same: removed patches do not take part.
             `"sequential"` gives the gradients of `"separate"` with the memory of plain training, by a third forward.
+        mask_augmentation: Instead of a masked branch (with `loss_weights` 1 0 0): the probability with which a
+            training image is masked in the one forward.
         lr_step_epochs: Set to use the paper's schedule in place of `lr_scheduler_type`: linear warm-up over
             `lr_warmup_epochs`, then a factor 0.1 every so many epochs (4 on VOC, 5 on COCO and WIDER).
         lr_warmup_epochs: Warm-up of the paper's schedule.
@@ -78,6 +80,9 @@ class MSLTrainingArguments(TrainingArguments):
             "choices": ["auto", "joint", "separate", "visible", "sequential"],
         },
     )
+    mask_augmentation: float = field(
+        default=0.0, metadata={"help": "Without masked branch (weights 1 0 0): share of training images to mask."}
+    )
     lr_step_epochs: int | None = field(default=None, metadata={"help": "Use the paper's warm-up + step schedule."})
     lr_warmup_epochs: float = field(default=2.0, metadata={"help": "Warm-up epochs of the paper's schedule."})
     channels_last: bool = field(default=True, metadata={"help": "Channels-last memory order."})
@@ -89,4 +94,6 @@ class MSLTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if len(self.loss_weights) != 3:
             raise ValueError(f"loss_weights takes three numbers, got {self.loss_weights}")
+        if not 0 <= self.mask_augmentation <= 1:
+            raise ValueError(f"mask_augmentation is a probability in [0, 1], got {self.mask_augmentation}")
         super().__post_init__()

@@ -54,7 +54,10 @@ class MSLTrainer(Trainer):
         self.masks = masks
         self.image_mean = getattr(processing_class, "image_mean", None)
         self.image_std = getattr(processing_class, "image_std", None)
-        if self.loss.needs_masked_branch:
+        if args.mask_augmentation and self.loss.needs_masked_branch:
+            raise ValueError(f"mask_augmentation replaces the masked branch: set loss_weights to 1 0 0, "
+                             f"got {args.loss_weights}")  # fmt: skip
+        if self.loss.needs_masked_branch or args.mask_augmentation:
             needs_statistics = args.mask_fill == "black" or args.mask_keep_value != 1.0
             if needs_statistics and (self.image_mean is None or self.image_std is None):
                 raise ValueError("masking needs the image processor's mean and std to know what black is: pass it as "
@@ -104,26 +107,20 @@ class MSLTrainer(Trainer):
             return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
         if not self.loss.needs_masked_branch:
-            outputs = model(pixel_values=pixel_values)
-            logits, masked_logits = outputs.logits, None
+            if self.args.mask_augmentation:
+                pixel_values = self._mask_some(pixel_values)
+            logits, masked_logits = model(pixel_values=pixel_values).logits, None
         else:
-            keep = self.masks.sample(
-                len(pixel_values), pixel_values.shape[-2:], pixel_values.device, self._counter_generator()
-            )
-            masked = apply_mask(
-                pixel_values, keep, self.image_mean, self.image_std, self.args.mask_fill, self.args.mask_keep_value
-            )
+            keep, masked = self._mask(pixel_values, self._counter_generator())
             if self.args.masked_forward == "sequential":
                 logits, masked_logits = self._sequential_logits(model, pixel_values, masked, labels)
             elif self.args.masked_forward == "visible":
                 logits = model(pixel_values=pixel_values).logits
                 masked_logits = model(pixel_values=masked, keep=keep).logits
             elif self.joint_forward:
-                outputs = model(pixel_values=torch.cat([pixel_values, masked]))
-                logits, masked_logits = outputs.logits.chunk(2)
+                logits, masked_logits = model(pixel_values=torch.cat([pixel_values, masked])).logits.chunk(2)
             else:
-                outputs = model(pixel_values=pixel_values)
-                logits, masked_logits = outputs.logits, model(pixel_values=masked).logits
+                logits, masked_logits = model(pixel_values=pixel_values).logits, model(pixel_values=masked).logits
         losses = self.loss(logits, masked_logits, labels)
         if not torch.isfinite(losses["loss"]):
             parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
@@ -137,6 +134,21 @@ class MSLTrainer(Trainer):
                 self._component_sums[name] = total + value.detach()
         self._component_count += 1
         return (losses["loss"], {"loss": losses["loss"], "logits": logits}) if return_outputs else losses["loss"]
+
+    def _mask(self, pixel_values, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fresh masks (B, 1, H, W), and the masked images."""
+        keep = self.masks.sample(len(pixel_values), pixel_values.shape[-2:], pixel_values.device, generator)
+        masked = apply_mask(
+            pixel_values, keep, self.image_mean, self.image_std, self.args.mask_fill, self.args.mask_keep_value
+        )
+        return keep, masked
+
+    def _mask_some(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Each image masked with probability `mask_augmentation`."""
+        generator = self._counter_generator()
+        masked = self._mask(pixel_values, generator)[1]
+        chosen = torch.rand(len(pixel_values), 1, 1, 1, generator=generator) < self.args.mask_augmentation
+        return torch.where(chosen.to(pixel_values.device), masked, pixel_values)
 
     def _sequential_logits(self, model, pixel_values, masked, labels) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of both branches with never more than one graph in memory.

@@ -39,7 +39,8 @@ def test_recipe(tmp_path):
     assert set(result["variants"]) == {"plain", "ours", "reference"} and result["inference"]["latency_ms"] > 0
     assert set(ratios) == {
         "train_fp32", "msl_over_plain_time", "msl_over_plain_memory",
-        "batched_over_pipeline", "channels_last_over_pipeline", "compiled_over_pipeline",
+        "batched_over_pipeline", "channels_last_over_pipeline", "compiled_over_pipeline", "bf16_over_pipeline",
+        "bf16_compiled_over_pipeline",
     }  # fmt: skip
     assert all(row["memory_mb"][0] > 0 for name, row in result["variants"].items() if name != "reference")
     assert result["same_numbers"]["float32"]["gradient"] < 1e-5 and "msl_over_plain_time" in done.stdout

@@ -71,6 +71,8 @@ def test_evaluation_masks_are_never_training_masks(tmp_path):
     assert len(train) == len(test) == 3
     generated, same_test = load_masks(MaskArguments(masks="patches", eval_masks=str(tmp_path)))
     assert same_test.hole_ratios.tolist() == test.hole_ratios.tolist()
+    easy, hard = load_masks(MaskArguments(masks=str(tmp_path), hole_ratio=[0.5, 0.6], eval_hole_ratio=[0.54, 0.6]))
+    assert not set(easy.hole_ratios.tolist()) & set(hard.hole_ratios.tolist()) and hard.hole_ratios.min() >= 0.54
     with pytest.raises(RunError, match="no such folder of masks"), user_input():
         load_masks(MaskArguments(masks=str(tmp_path / "missing")))
 

@@ -244,6 +244,22 @@ def test_black_needs_a_processor_and_says_so(make_trainer, tiny_model, tmp_path)
     assert list(trainer.image_mean) == [0.1, 0.2, 0.3]
 
 
+def test_mask_augmentation_masks_a_share_of_the_images_of_one_forward(make_trainer, tiny_model):
+    """Every image is whole or masked by a mask of the bank, half of them each, one forward a step; repeatable."""
+    seen = []
+    for _ in range(2):
+        model = tiny_model()
+        inputs = count_forwards(model)
+        make_trainer(model, masks=ONE_MASK, loss_weights=[1, 0, 0], mask_augmentation=0.5, max_steps=8, count=64,
+                     learning_rate=0.0, channels_last=False).train()  # fmt: skip
+        seen.append(torch.cat(inputs))
+    assert torch.equal(*seen) and len(seen[0]) == 64
+    masked = torch.stack([(image[:, ~ONE_MASK[0]] == 0).all() for image in seen[0]])
+    assert 16 < masked.sum() < 48 and (seen[0][~masked] != 0).all()
+    with pytest.raises(ValueError, match="loss_weights to 1 0 0"):
+        make_trainer(mask_augmentation=0.5)
+
+
 def test_default_bank_is_generated(make_trainer):
     bank = make_trainer(masks=None).masks
     assert len(bank) == 1000 and 0.5 <= bank.hole_ratios.min() and bank.hole_ratios.max() <= 0.6
@@ -287,6 +303,7 @@ def test_it_learns(make_trainer):
         ({"classification_loss": "hinge"}, "bce, asl"),
         ({"masked_forward": "twice"}, "auto, joint, separate"),
         ({"mask_fill": "white"}, "black, zero"),
+        ({"mask_augmentation": 1.5}, "probability"),
     ],
 )
 def test_arguments_are_checked(wrong, message, make_trainer):

@@ -18,9 +18,9 @@ def measure_inference_ways(batch: Batch, rounds: int, seed: int) -> dict:
     """Images/s of PIL images to scores: transformers' pipeline image by image, and each improvement upon it.
 
     Returns:
-        For `pipeline`, and, each including the one before, `batched` (16 images), `channels_last` and `compiled`:
-        `images_per_second` (median) and `ratio` to the pipeline, `median` and `spread`. For `reading_alone`, the image
-        processor's share: `images_per_second`.
+        For `pipeline`, and, each including the one before, `batched` (16 images), `channels_last`, `bf16` (autocast)
+        and `bf16_compiled`, and for `compiled` (in float32): `images_per_second` (median) and `ratio` to the pipeline,
+        `median` and `spread`. For `reading_alone`, the image processor's share: `images_per_second`.
     """
     rng, (height, width) = np.random.default_rng(seed), batch.images.shape[-2:]
     pictures = [Image.fromarray(rng.integers(0, 255, (375, 500, 3), dtype=np.uint8)) for _ in range(16)]
@@ -33,9 +33,9 @@ def measure_inference_ways(batch: Batch, rounds: int, seed: int) -> dict:
     def read() -> torch.Tensor:
         return processor(pictures, return_tensors="pt")["pixel_values"].to(device)
 
-    def batched(network, memory_format) -> Callable[[], torch.Tensor]:
+    def batched(network, memory_format, bf16: bool = False) -> Callable[[], torch.Tensor]:
         def run() -> torch.Tensor:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 return network(read().contiguous(memory_format=memory_format)).logits.sigmoid()
 
         return run
@@ -46,9 +46,11 @@ def measure_inference_ways(batch: Batch, rounds: int, seed: int) -> dict:
         "batched": batched(plain, torch.contiguous_format),
         "channels_last": batched(fast, torch.channels_last),
         "compiled": batched(compiled, torch.channels_last),
+        "bf16": batched(fast, torch.channels_last, bf16=True),
+        "bf16_compiled": batched(compiled, torch.channels_last, bf16=True),
     }
     speeds = take_turns(ways, len(pictures), rounds)
     result = {name: {"images_per_second": statistics.median(values)} for name, values in speeds.items()}
-    for name in ("batched", "channels_last", "compiled"):
+    for name in [name for name in ways if name not in ("pipeline", "reading_alone")]:
         result[name]["ratio"] = compare_speeds(speeds[name], speeds["pipeline"])
     return result

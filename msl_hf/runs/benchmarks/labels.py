@@ -80,7 +80,7 @@ def measure_large_dataset(seed: int, size: tuple[int, int] = LARGE_SIZE) -> dict
     Returns:
         `file_mb`, `num_images`; under `mapped` and `streamed` `seconds` until the data set is there (mapped: the first
         time, when datasets writes its Arrow files, and `seconds_again`), `rows_per_second` when rows are then read,
-        and `memory_mb` and `peak_memory_mb` beyond the loaded libraries, without and with pages of mapped files.
+        and `memory_mb` and `peak_memory_mb` beyond the loaded libraries, the first without pages of mapped files.
     """
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
@@ -121,7 +121,8 @@ def _load_large(folder: str, cache: str, streaming: bool) -> dict:
 
     datasets.config.HF_DATASETS_CACHE = Path(cache)
     datasets.disable_progress_bars()
-    before, start = process_memory("VmRSS"), time.perf_counter()
+    before = {name: process_memory(name) for name in ("RssAnon", "VmRSS")}
+    start = time.perf_counter()
     data = load_image_folder(folder, streaming=streaming)["train"]
     seconds = time.perf_counter() - start
     rows = data.cast_column("image", Image(decode=False))
@@ -136,6 +137,6 @@ def _load_large(folder: str, cache: str, streaming: bool) -> dict:
     return {
         "seconds": seconds,
         "rows_per_second": count / (time.perf_counter() - start),
-        "memory_mb": process_memory("RssAnon") - before,
-        "peak_memory_mb": process_memory("VmHWM") - before,
+        "memory_mb": process_memory("RssAnon") - before["RssAnon"],
+        "peak_memory_mb": process_memory("VmHWM") - before["VmRSS"],
     }

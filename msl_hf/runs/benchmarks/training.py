@@ -67,7 +67,9 @@ def time_training(batch: Batch, use_cpu: bool) -> float:
         processor = build_processor(None, tuple(batch.images.shape[-2:]))
         masks = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
         data = rows * arguments.world_size
-        MSLTrainer(batch.model, arguments, masks, processor, train_dataset=data, callbacks=[times]).train()
+        trainer = MSLTrainer(batch.model, arguments, masks, processor, train_dataset=data, callbacks=[times])
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
     return statistics.median(np.diff(times.begun)[1:])
 
 

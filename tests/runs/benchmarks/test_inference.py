@@ -9,6 +9,7 @@ from msl_hf.runs.benchmarks.steps import Batch
 def test_every_way_is_compared_with_the_pipeline(tiny_model):
     batch = Batch(tiny_model("timm_vit"), torch.randn(4, 3, 32, 32), torch.ones(4, 3))
     result = measure_inference_ways(batch, rounds=2, seed=0)
-    assert list(result) == ["pipeline", "reading_alone", "batched", "channels_last", "compiled"]
+    ways = ["batched", "channels_last", "compiled", "bf16", "bf16_compiled"]
+    assert list(result) == ["pipeline", "reading_alone", *ways]
     assert all(row["images_per_second"] > 0 for row in result.values())
-    assert [name for name, row in result.items() if "ratio" in row] == ["batched", "channels_last", "compiled"]
+    assert [name for name, row in result.items() if "ratio" in row] == ways

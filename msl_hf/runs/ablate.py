@@ -1,0 +1,306 @@
+"""Ablations: a grid of settings x seeds -> training runs -> results.jsonl, a table, a figure."""
+
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..evaluation.figures import plot_frontier, plot_robustness
+from .arguments import RunError, read_yaml
+from .output import incompleteness, read_json
+
+KEYS = {"title", "recipe", "config", "seeds", "rows", "hole_ratio"}
+SHOWN = (("clean", "mAP"), ("clean", "CF1"), ("clean", "OF1"), ("masked", "mAP"), ("masked", "CF1"), ("masked", "OF1"))
+
+
+@dataclass
+class AblateArguments:
+    """Which grids to run, and where."""
+
+    grid: list[str] = field(default_factory=list, metadata={"help": "YAML files, such as recipes/ablations/*.yaml."})
+    output_dir: str = field(default="outputs/ablations", metadata={"help": "Where runs and results go."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Seeds; default: those of each grid."})
+    rows: list[str] | None = field(default=None, metadata={"help": "Only these rows of the grids."})
+    jobs: int = field(default=1, metadata={"help": "Runs at a time, which share the cores."})
+    train: bool = field(default=True, metadata={"help": "false: tables and figures of the finished runs alone."})
+
+
+@dataclass
+class Grid:
+    """A grid file.
+
+    Args:
+        name: Of the file, without its ending.
+        title: Of the table.
+        recipe: The training recipe, a file name.
+        config: The YAML file that all rows start from.
+        seeds: Seeds of each row.
+        rows: Row name -> settings that differ from `config`.
+        hole_ratio: Intervals, two numbers for each, at which every run is also measured; empty for none.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    config: Path
+    seeds: list[int]
+    rows: dict[str, dict]
+    hole_ratio: list[float]
+
+    @classmethod
+    def read(cls, file: str | os.PathLike) -> "Grid":
+        """Read and check a grid file.
+
+        Raises:
+            RunError: naming the file and the key at fault.
+        """
+        file = Path(file)
+        content = read_yaml(file)
+        unknown, lacking = sorted(set(content) - KEYS), sorted({"title", "config", "rows"} - set(content))
+        if unknown or lacking:
+            fault = f"unknown key {unknown[0]}" if unknown else f"has no {lacking[0]}"
+            raise RunError(f"{file}: {fault}; a grid holds {', '.join(sorted(KEYS))}")
+        rows = content["rows"]
+        if not isinstance(rows, dict) or not rows or not all(isinstance(row, dict) for row in rows.values()):
+            raise RunError(f"{file}: rows must be 'name: {{setting: value}}' lines")
+        for row, settings in rows.items():
+            if "seed" in settings or "output_dir" in settings:
+                raise RunError(f"{file}: row {row!r} sets seed or output_dir, which the grid does")
+        return cls(
+            file.stem,
+            str(content["title"]),
+            content.get("recipe", "train_voc.py"),
+            file.parent / content["config"],
+            list(content.get("seeds", [1])),
+            {str(row): settings for row, settings in rows.items()},
+            list(content.get("hole_ratio", [])),
+        )
+
+
+@dataclass
+class Run:
+    """A row of a grid with a seed. Equal settings of different grids share one folder, and one training run."""
+
+    grid: Grid
+    row: str
+    seed: int
+    folder: Path
+
+    @classmethod
+    def make(cls, grid: Grid, row: str, seed: int, output_dir: Path) -> "Run":
+        settings = {"recipe": grid.recipe, **read_yaml(grid.config), **grid.rows[row]}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        return cls(grid, row, seed, output_dir / "runs" / f"{digest}-{seed}")
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "metrics.json").is_file() and (not self.grid.hole_ratio or self.evaluation.is_file())
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / f"evaluation_{self.grid.name}" / "metrics.json"
+
+    def result(self) -> dict:
+        """The line of results.jsonl."""
+        report, settings = read_json(self.folder / "metrics.json"), self.grid.rows[self.row]
+        result = {
+            "grid": self.grid.name,
+            "row": self.row,
+            "seed": self.seed,
+            "run": self.folder.name,
+            "settings": settings,
+            "image_passes": image_passes(read_json(self.folder / "run.json")),
+            "clean": report["last"]["clean"],
+            "masked": report["last"]["masked"],
+            **{key: report[key] for key in ("num_train_images", "num_test_images", "train_seconds", "hardware")},
+        }
+        if self.grid.hole_ratio:
+            (model,) = read_json(self.evaluation)["models"].values()
+            result["robustness"] = [
+                {key: row[key] for key in ("hole_ratio", "mean_hole_ratio", "mAP", "CR", "CF1")}
+                for row in model["robustness"]
+            ]
+        return result
+
+
+def image_passes(settings: dict) -> float:
+    """How often the network sees each training image, whole or masked: epochs times branches. The cost of a run."""
+    w1, w2, w3 = settings["loss_weights"]
+    branches = 1 if w2 == w3 == 0 else 3 if settings["masked_forward"] == "sequential" else 2
+    return settings["num_train_epochs"] * branches
+
+
+def ablate(arguments: AblateArguments, recipes: Path) -> list[dict]:
+    """Run what is not there yet; after every run write its line, and in the end tables and figures.
+
+    An interruption loses what a run did since its last epoch: the same command goes on.
+
+    Args:
+        arguments: Which grids.
+        recipes: The folder of the training recipes.
+
+    Returns:
+        The lines of all finished runs.
+
+    Raises:
+        RunError: naming the runs that failed, after the others have ended.
+    """
+    if not arguments.grid:
+        raise RunError("say which grids to run: --grid recipes/ablations/*.yaml")
+    if arguments.jobs < 1:
+        raise RunError(f"--jobs must be at least 1, got {arguments.jobs}")
+    output_dir, grids = Path(arguments.output_dir), [Grid.read(file) for file in arguments.grid]
+    unknown = set(arguments.rows or ()) - {row for grid in grids for row in grid.rows}
+    if unknown:
+        raise RunError(f"no grid has a row {min(unknown)!r}")
+    (output_dir / "runs").mkdir(parents=True, exist_ok=True)
+    runs = [
+        Run.make(grid, row, seed, output_dir)
+        for number in range(max(len(arguments.seeds or grid.seeds) for grid in grids))
+        for grid in grids
+        for row in grid.rows
+        for seed in (arguments.seeds or grid.seeds)[number : number + 1]  # a first seed of everything comes first
+        if not arguments.rows or row in arguments.rows
+    ]
+    results = _Results(output_dir)
+    failed: list[str] = []
+    if arguments.train:
+        todo: dict[Path, list[Run]] = {}
+        for run in runs:
+            if not run.finished:
+                todo.setdefault(run.folder, []).append(run)
+        print(f"{len(runs)} rows and seeds in {len(grids)} grids, {len(todo)} to run", flush=True)
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            jobs = [pool.submit(_execute, shared, recipes, arguments.jobs) for shared in todo.values()]
+            for job in as_completed(jobs):
+                if job.result() is not None:
+                    failed.append(job.result())
+                    print(failed[-1], flush=True)
+                results.write(runs)
+    lines = results.write(runs)
+    for grid in grids:
+        _write_tables(grid, [line for line in lines if line["grid"] == grid.name], output_dir)
+    if failed:
+        raise RunError(f"{len(failed)} runs failed:\n  " + "\n  ".join(failed))
+    return lines
+
+
+class _Results:
+    """results.jsonl: a line for each finished run, appended as it finishes."""
+
+    def __init__(self, output_dir: Path):
+        self.file = output_dir / "results.jsonl"
+        lines = self.file.read_text().splitlines() if self.file.is_file() else []
+        self.lines = {self._key(line): line for line in map(json.loads, lines)}
+
+    @staticmethod
+    def _key(line: dict) -> tuple:
+        return line["grid"], line["row"], line["seed"], json.dumps(line["settings"], sort_keys=True)
+
+    def write(self, runs: Sequence[Run]) -> list[dict]:
+        """Append what is finished and not there yet; the lines of all finished runs."""
+        finished = []
+        for run in runs:
+            key = run.grid.name, run.row, run.seed, json.dumps(run.grid.rows[run.row], sort_keys=True)
+            if key not in self.lines and run.finished:
+                line = self.lines[key] = run.result()
+                with self.file.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                figures = (f"{images} {100 * line[images]['mAP']:.1f}" for images in ("clean", "masked"))
+                print(f"{run.grid.name}, {run.row}, seed {run.seed}: mAP {', '.join(figures)}", flush=True)
+            if key in self.lines:
+                finished.append(self.lines[key])
+        return finished
+
+
+def _execute(runs: Sequence[Run], recipes: Path, jobs: int) -> str | None:
+    """Train what all of these rows share, and measure under masks where their grids want it; what went wrong."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    run, problem = runs[0], None
+    if not (run.folder / "metrics.json").is_file():
+        complete = any(incompleteness(folder) is None for folder in run.folder.glob("checkpoint-*"))
+        command = [str(recipes / run.grid.recipe), "--config", str(run.grid.config), "--seed", str(run.seed),
+                   "--output_dir", str(run.folder), "--cpu_threads", str(threads),
+                   "--resume_from_checkpoint", str(complete).lower(), *_flags(run.grid.rows[run.row])]  # fmt: skip
+        problem = _call(command, run)
+        if problem is None:
+            for checkpoint in run.folder.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+    for run in runs:
+        if problem is None and run.grid.hole_ratio and not run.evaluation.is_file():
+            settings = read_json(run.folder / "run.json")
+            command = [str(recipes / "evaluate.py"), "--model", str(run.folder / "last"), "--cpu_threads",
+                       str(threads), "--output_dir", str(run.evaluation.parent), "--disable_tqdm", "true",
+                       "--data_dir", str(settings["data_dir"]), "--masks", settings["eval_masks"] or settings["masks"],
+                       "--mask_hole", settings["mask_hole"],
+                       "--hole_ratio", *map(str, run.grid.hole_ratio)]  # fmt: skip
+            problem = _call(command, run)
+    return problem
+
+
+def _flags(settings: dict) -> Iterable[str]:
+    for name, value in settings.items():
+        yield f"--{name}"
+        yield from (str(item) for item in (value if isinstance(value, list) else [value]))
+
+
+def _call(command: list[str], run: Run) -> str | None:
+    log = run.folder.with_suffix(".log")
+    with log.open("a") as file:
+        done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT)
+    last = log.read_text().strip().splitlines()[-1:]
+    if done.returncode == 0:
+        return None
+    return f"{run.grid.name}, {run.row}, seed {run.seed}: {''.join(last)} ({log})"
+
+
+def _write_tables(grid: Grid, lines: list[dict], output_dir: Path) -> None:
+    """`<grid>.md`, `<grid>.png`, and the curves where the grid measures under masks."""
+    rows = {row: [line for line in lines if line["row"] == row] for row in grid.rows}
+    rows = {row: found for row, found in rows.items() if found}
+    if not rows:
+        return
+    columns = " | ".join(f"{images} {metric}" for images, metric in SHOWN)
+    text = [f"## {grid.title}", "", _setting(lines), "", f"| training | image passes | seeds | {columns} |",
+            "|---" * (3 + len(SHOWN)) + "|"]  # fmt: skip
+    for row, found in rows.items():
+        cells = [summary([line[images][metric] for line in found]) for images, metric in SHOWN]
+        text.append(f"| {row} | {found[0]['image_passes']:g} | {len(found)} | " + " | ".join(cells) + " |")
+    (output_dir / f"{grid.name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    print(f"\n{chr(10).join(text)}\n", flush=True)
+    points = {row: [(line["clean"]["mAP"], line["masked"]["mAP"]) for line in found] for row, found in rows.items()}
+    plot_frontier(points, output_dir / f"{grid.name}.png")
+    if grid.hole_ratio:
+        plot_robustness(
+            {row: _mean_robustness(found) for row, found in rows.items()}, output_dir / f"{grid.name}_curves.png"
+        )
+
+
+def _setting(lines: list[dict]) -> str:
+    first = lines[0]
+    return (f"{first['num_train_images']} training and {first['num_test_images']} test images, last epoch, percent, "
+            f"mean ± standard deviation over the seeds; {first['hardware']}.")  # fmt: skip
+
+
+def summary(values: list[float]) -> str:
+    """Percent: the mean, with the standard deviation where there are several."""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def _mean_robustness(lines: list[dict]) -> dict:
+    def mean(rows: list[dict]) -> dict:
+        return {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "hole_ratio"}
+
+    clean = [{key: line["clean"][key] for key in ("mAP", "CR", "CF1")} for line in lines]
+    return {
+        "clean": mean(clean),
+        "robustness": [mean(list(rows)) for rows in zip(*(line["robustness"] for line in lines), strict=True)],
+    }

@@ -1,0 +1,169 @@
+"""Grids, with training recipes that only write down what they were asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from msl_hf.runs.ablate import AblateArguments, Grid, ablate, image_passes, summary
+from msl_hf.runs.arguments import RunError
+
+# Clean mAP is the learning rate plus the seed in percent; fails while a file called `broken` lies beside it.
+TRAIN = """
+import json, pathlib, sys
+import yaml
+flags = {}
+for part in sys.argv[1:]:
+    if part.startswith("--"):
+        values = flags.setdefault(part[2:], [])
+    else:
+        values.append(part)
+settings = {**yaml.safe_load(open(flags["config"][0])), "learning_rate": 0.1}
+rate, seed = float(flags.get("rate", [settings["rate"]])[0]), int(flags["seed"][0])
+here = pathlib.Path(__file__).parent
+with open(here / "calls.txt", "a") as calls:
+    calls.write(f"{rate:g} {seed} {flags['resume_from_checkpoint'][0]}\\n")
+if (here / "broken").exists() and rate == 0.2:
+    sys.exit("error: out of luck")
+output = pathlib.Path(flags["output_dir"][0])
+output.mkdir(parents=True, exist_ok=True)
+weights = [float(value) for value in flags.get("loss_weights", [0.3, 0.2, 0.5])]
+run = {"loss_weights": weights, "masked_forward": "auto", "num_train_epochs": 6, "data_dir": "photos",
+       "masks": "generated", "eval_masks": None, "mask_hole": "white"}
+metrics = {name: 0.5 for name in ("mAP", "CF1", "OF1", "CR")}
+report = {"last": {"clean": {**metrics, "mAP": rate + seed / 100}, "masked": metrics}, "num_train_images": 7,
+          "num_test_images": 3, "train_seconds": 1.0, "hardware": "an abacus"}
+(output / "run.json").write_text(json.dumps(run))
+(output / "checkpoint-1").mkdir(exist_ok=True)
+(output / "metrics.json").write_text(json.dumps(report))
+"""
+EVALUATE = """
+import json, pathlib, sys
+output = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+output.mkdir()
+at = sys.argv.index("--hole_ratio") + 1
+ratios = [float(value) for value in sys.argv[at:]]
+rows = [{"hole_ratio": [low, high], "mean_hole_ratio": (low + high) / 2, "mAP": 1 - high, "CR": 0.1, "CF1": 0.2}
+        for low, high in zip(ratios[::2], ratios[1::2])]
+(output / "metrics.json").write_text(json.dumps({"models": {"last": {"robustness": rows}}}))
+"""
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "train_voc.py").write_text(TRAIN)
+    (folder / "evaluate.py").write_text(EVALUATE)
+    (folder / "bench.yaml").write_text("rate: 0.1")
+    return folder
+
+
+def write_grid(folder: Path, name: str, rows: dict, **more) -> str:
+    content = {"title": f"About {name}", "config": "bench.yaml", "seeds": [1, 2], "rows": rows, **more}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(folder / f"{name}.yaml")
+
+
+def calls(recipes: Path) -> list[str]:
+    return sorted((recipes / "calls.txt").read_text().splitlines())
+
+
+def test_all_rows_and_seeds_run_once_and_are_tabled(recipes, tmp_path, capsys):
+    """Equal settings in two grids are one run; means and deviations by hand; the second time nothing runs."""
+    first = write_grid(recipes, "first", {"Low rate": {}, "High": {"rate": 0.3, "loss_weights": [1, 0, 0]}})
+    second = write_grid(recipes, "second", {"as ever": {}}, hole_ratio=[0.1, 0.2, 0.4, 0.6])
+    arguments = AblateArguments([first, second], str(tmp_path / "out"), jobs=2)
+    lines = ablate(arguments, recipes)
+    assert calls(recipes) == ["0.1 1 false", "0.1 2 false", "0.3 1 false", "0.3 2 false"]
+    assert [(line["row"], line["seed"], line["image_passes"]) for line in lines if line["grid"] == "first"] == [
+        ("Low rate", 1, 12), ("High", 1, 6), ("Low rate", 2, 12), ("High", 2, 6)
+    ]  # fmt: skip
+    table = (tmp_path / "out" / "first.md").read_text()
+    assert "## About first" in table and "7 training and 3 test images" in table and "an abacus" in table
+    assert "| Low rate | 12 | 2 | 11.5 ± 0.7 | 50.0 ± 0.0 |" in table and "| High | 6 | 2 | 31.5 ± 0.7 |" in table
+    assert [row["mAP"] for row in lines[-1]["robustness"]] == pytest.approx([0.8, 0.4])
+    for picture in ("first.png", "second.png", "second_curves.png"):
+        assert Image.open(tmp_path / "out" / picture).size[0] > 500
+    stored = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert len(stored) == 6 and not list((tmp_path / "out").rglob("checkpoint-*"))
+    assert "6 rows and seeds in 2 grids, 4 to run" in capsys.readouterr().out
+    assert ablate(arguments, recipes) == lines and len(calls(recipes)) == 4
+    assert (tmp_path / "out" / "results.jsonl").read_text().splitlines() == stored
+    assert "0 to run" in capsys.readouterr().out
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(recipes, tmp_path):
+    grid = write_grid(recipes, "grid", {"good": {}, "bad": {"rate": 0.2}})
+    (recipes / "broken").touch()
+    arguments = AblateArguments([grid], str(tmp_path / "out"), seeds=[1])
+    with pytest.raises(RunError, match=r"1 runs failed:\n  grid, bad, seed 1: error: out of luck.*\.log"):
+        ablate(arguments, recipes)
+    assert "| good |" in (tmp_path / "out" / "grid.md").read_text()
+    (recipes / "broken").unlink()
+    assert len(ablate(arguments, recipes)) == 2 and calls(recipes) == ["0.1 1 false", "0.2 1 false", "0.2 1 false"]
+
+
+def test_an_interrupted_run_is_resumed(recipes, tmp_path):
+    grid = write_grid(recipes, "grid", {"only": {}})
+    arguments = AblateArguments([grid], str(tmp_path / "out"), seeds=[1])
+    ablate(arguments, recipes)
+    (run,) = (tmp_path / "out" / "runs").glob("*-1")
+    (run / "metrics.json").unlink()
+    (tmp_path / "out" / "results.jsonl").unlink()
+    (run / "checkpoint-5").mkdir()
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
+        (run / "checkpoint-5" / name).touch()
+    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    ablate(arguments, recipes)
+    assert calls(recipes) == ["0.1 1 false", "0.1 1 true"]
+
+
+def test_only_some_rows_and_only_tables(recipes, tmp_path):
+    grid = write_grid(recipes, "grid", {"one": {}, "two": {"rate": 0.3}})
+    lines = ablate(AblateArguments([grid], str(tmp_path / "out"), seeds=[4], rows=["two"]), recipes)
+    assert [(line["row"], line["seed"]) for line in lines] == [("two", 4)]
+    lines = ablate(AblateArguments([grid], str(tmp_path / "out"), seeds=[4], train=False), recipes)
+    assert len(lines) == 1 and len(calls(recipes)) == 1
+    with pytest.raises(RunError, match="no grid has a row 'three'"):
+        ablate(AblateArguments([grid], str(tmp_path / "out"), rows=["three"]), recipes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"title": "t", "config": "bench.yaml"}, "has no rows"),
+        ({"title": "t", "config": "bench.yaml", "rows": {"a": {}}, "sedes": [1]}, "unknown key sedes"),
+        ({"title": "t", "config": "bench.yaml", "rows": ["a"]}, "rows must be"),
+        ({"title": "t", "config": "bench.yaml", "rows": {"a": {"seed": 3}}}, "sets seed or output_dir"),
+    ],
+)
+def test_grids_are_checked(content, message, tmp_path):
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(RunError, match=f"grid.yaml: .*{message}"):
+        Grid.read(tmp_path / "grid.yaml")
+
+
+def test_cost_and_summary():
+    settings = {"loss_weights": [0.3, 0.2, 0.5], "masked_forward": "auto", "num_train_epochs": 6}
+    assert image_passes(settings) == 12 and image_passes({**settings, "masked_forward": "sequential"}) == 18
+    assert image_passes({**settings, "loss_weights": [1, 0, 0]}) == 6
+    assert summary([0.5]) == "50.0" and summary([0.5, 0.6]) == "55.0 ± 7.1"
+
+
+def test_grids_of_the_package_are_complete():
+    """Every setting of every grid is a flag of its recipe, and names of rows with equal settings agree."""
+    names = {}
+    files = sorted((Path(__file__).parents[2] / "recipes" / "ablations").glob("*.yaml"))
+    grids = [Grid.read(file) for file in files if not file.stem.startswith("bench")]
+    assert {"table_3", "table_5", "table_6", "table_7", "table_8", "table_13", "batch_size", "figure_3"} <= {
+        grid.name for grid in grids
+    }
+    for grid in grids:
+        assert grid.config.is_file()
+        for row, settings in grid.rows.items():
+            key = str(grid.config), json.dumps(settings, sort_keys=True)
+            names.setdefault(key, set()).add(row)
+    assert all(len(found) == 1 or "MSL" in found for found in names.values()), names
