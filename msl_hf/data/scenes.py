@@ -75,9 +75,13 @@ def make_scenes(
         for split, images in states.items():
             _write_image_sets(folder / "ImageSets" / "Main", split, images)
         (work / DONE_FILE).write_text(settings)
-        if path.exists():
-            path.rmdir()  # empty, as checked above
-        os.replace(work, path)
+        try:
+            if path.exists():
+                path.rmdir()  # empty, as checked above
+            os.replace(work, path)
+        except OSError:
+            if not done.is_file() or done.read_text() != settings:
+                raise  # else another process has just written the same scenes
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return path
