@@ -5,6 +5,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 HEADS = ("csra", "linear", "ml_decoder")
 CSRA_HEADS = (1, 2, 4, 6, 8)
+TASK = "multi-label-image-classification"
+# How a saved configuration tells transformers that the repository brings a pipeline of its own.
+PIPELINE = {"impl": "pipeline_msl.MultiLabelImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}
 
 
 @strict
@@ -46,11 +49,19 @@ class MSLConfig(PreTrainedConfig):
             backbone = CONFIG_MAPPING[model_type].from_dict(backbone)
         self.backbone_config = backbone
         # Unset, pipelines would apply a softmax and losses would guess.
+        kwargs.pop("custom_pipelines", None)
         kwargs["problem_type"] = kwargs.get("problem_type") or "multi_label_classification"
         super().__post_init__(**kwargs)
         # A repository has one auto class for each class of ours; this gives the model its second one.
         auto_map = getattr(self, "auto_map", None) or {}
         self.auto_map = {**auto_map, "AutoModel": "modeling_msl.MSLForImageClassification"}
+
+        # Within the package the pipeline is registered, and needs no trust in code of a repository.
+        self.custom_pipelines = {} if __name__.startswith("msl_hf.") else {TASK: dict(PIPELINE)}
+
+    def to_dict(self):
+        # Written anew, because transformers replaces names by classes in the one that it was given.
+        return {**super().to_dict(), "custom_pipelines": {TASK: dict(PIPELINE)}}
 
     def validate_head(self):
         if self.head not in HEADS:

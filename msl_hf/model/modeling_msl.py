@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from .configuration_msl import MSLConfig
 from .heads_msl import CSRAHead, LinearHead, MLDecoderHead, multilabel_bce
+from .pipeline_msl import MultiLabelImageClassificationPipeline  # noqa: F401, so that saving copies its file, too
 
 GROUPS = 4  # of images with similar numbers of visible patches
 PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")  # as native backbones name them

@@ -35,6 +35,11 @@ assert AutoImageProcessor.from_pretrained(folder).size["height"] == 32
 image = Image.effect_noise((40, 30), 80).convert("RGB")
 found = pipeline("image-classification", model=folder, trust_remote_code=True)(image, top_k=3)
 assert {entry["label"] for entry in found} == {"cat", "dog", "fish"} and sum(e["score"] for e in found) != 1
+task = "multi-label-image-classification"
+classify = pipeline(task, model=folder, trust_remote_code=True, threshold=0.0)
+assert {entry["label"] for entry in classify(image)} == {"cat", "dog", "fish"}
+classify.save_pretrained(folder + "-piped")
+assert len(pipeline(task, model=folder + "-piped", trust_remote_code=True, threshold=0.0)(image)) == 3
 assert not any(name.split(".")[0] == "msl_hf" for name in sys.modules)
 model.save_pretrained(folder + "-again")  # and a stranger can pass it on
 again = AutoModelForImageClassification.from_pretrained(folder + "-again", trust_remote_code=True).eval()
@@ -65,7 +70,8 @@ def test_loads_where_msl_hf_cannot_be_imported(name, tiny_model, tmp_path):
 def test_saved_files(tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {"config.json", "model.safetensors", "configuration_msl.py", "heads_msl.py", "modeling_msl.py"}
+    assert files == {"config.json", "model.safetensors", "configuration_msl.py", "heads_msl.py", "modeling_msl.py",
+                     "pipeline_msl.py"}  # fmt: skip
 
 
 def test_no_prompt_with_the_package(tiny_model, tmp_path):

@@ -1,0 +1,89 @@
+"""The pipeline `multi-label-image-classification`: photographs -> every label above its threshold.
+
+No `from __future__ import annotations` here, as in the other files of the repository.
+"""
+
+import os
+
+import torch
+from transformers import Pipeline
+from transformers.image_utils import load_image
+
+
+class MultiLabelImageClassificationPipeline(Pipeline):
+    """All labels whose score reaches their threshold, highest first.
+
+    Called with one image, a list, a generator or a data set of images; with `batch_size` several go through the
+    network at a time. An image is a path, a URL, a PIL image, or an array or tensor of 8-bit values, (H, W), (H, W, 3)
+    or (3, H, W).
+
+    Args of a call (or of `pipeline(...)`, for every call):
+        threshold: Least score of a label that is returned, in [0, 1]. None takes the model's own thresholds of each
+            class, which `recipes/evaluate.py --tune_thresholds` stores, else 0.5.
+        top_k: At most so many labels of an image; None for all.
+        score_maps: Add under `score_map` the (h, w) map of where the evidence for the label lies.
+        timeout: Seconds to wait for the image behind a URL; None waits for ever.
+
+    Returns:
+        For each image a list of `{"label": str, "score": float}`, which may be empty.
+
+    Examples:
+        >>> classify = pipeline("multi-label-image-classification", model="outputs/demo")  # doctest: +SKIP
+        >>> classify("photo.jpg", threshold=0.3)  # doctest: +SKIP
+        [{'label': 'ring', 'score': 0.89}, {'label': 'star', 'score': 0.84}]
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, threshold=None, top_k=None, score_maps=None, timeout=None):
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is a score in [0, 1], got {threshold}")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        given = {"threshold": threshold, "top_k": top_k}
+        return (
+            {} if timeout is None else {"timeout": timeout},
+            {} if score_maps is None else {"score_maps": score_maps},
+            {name: value for name, value in given.items() if value is not None},
+        )
+
+    def preprocess(self, inputs, timeout=None):
+        if isinstance(inputs, os.PathLike):
+            inputs = os.fspath(inputs)
+        if hasattr(inputs, "shape"):
+            image = inputs if isinstance(inputs, torch.Tensor) else torch.tensor(inputs)
+            if image.dim() == 2:
+                image = image.unsqueeze(0)
+            elif image.dim() == 3 and image.shape[-1] in (1, 3) and image.shape[0] not in (1, 3):
+                image = image.permute(2, 0, 1)
+            if image.dim() != 3 or image.shape[0] not in (1, 3) or image.dtype != torch.uint8:
+                raise ValueError(f"an array has to hold 8-bit values, (H, W), (H, W, 3) or (3, H, W), "
+                                 f"got {image.dtype} {tuple(inputs.shape)}")  # fmt: skip
+            image = image.expand(3, -1, -1)
+        else:
+            image = load_image(inputs, timeout=timeout).convert("RGB")
+        return self.image_processor(images=image, return_tensors="pt").to(self.dtype)
+
+    def _forward(self, model_inputs, score_maps=False):
+        outputs = {"logits": self.model(**model_inputs).logits}
+        if score_maps:
+            outputs["score_maps"] = self.model.score_maps(**model_inputs)
+        return outputs
+
+    def postprocess(self, model_outputs, threshold=None, top_k=None):
+        config = self.model.config
+        scores = model_outputs["logits"][0].float().sigmoid()
+        thresholds = [0.5 if threshold is None else threshold] * config.num_labels
+        if threshold is None and config.thresholds is not None:
+            thresholds = config.thresholds
+        found = []
+        for index in scores.argsort(descending=True, stable=True).tolist():
+            score = scores[index].item()
+            if score >= thresholds[index]:
+                found.append({"label": config.id2label[index], "score": score})
+                if "score_maps" in model_outputs:
+                    found[-1]["score_map"] = model_outputs["score_maps"][0, index].float().numpy()
+        return found[:top_k]
