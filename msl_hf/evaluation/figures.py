@@ -120,3 +120,26 @@ def plot_frontier(points: dict[str, list[tuple[float, float]]], path: str | os.P
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def plot_per_class(per_class: dict[str, dict[str, float | None]], path: str | os.PathLike) -> None:
+    """Average precision of every class, best first, on whole and on masked images, as a PNG.
+
+    Args:
+        per_class: Class name -> `{"clean": AP, "masked": AP}`, fractions of 1, None where the test has no positive.
+        path: Where the PNG goes.
+    """
+    from matplotlib.figure import Figure
+
+    measured = {name: row for name, row in per_class.items() if row["clean"] is not None}
+    ranked = sorted(measured.items(), key=lambda item: item[1]["clean"])
+    figure = Figure(figsize=(7, 1.2 + 0.24 * len(ranked)), layout="constrained")
+    axis = figure.subplots()
+    for offset, (images, label) in zip((0.2, -0.2), (("clean", "whole images"), ("masked", "masked images")), strict=True):
+        heights = [position + offset for position in range(len(ranked))]
+        axis.barh(heights, [100 * row[images] for _, row in ranked], height=0.4, label=label)
+    axis.set_yticks(range(len(ranked)), [name for name, _ in ranked])
+    axis.set(xlabel="average precision (%)", xlim=(0, 100), ylim=(-0.6, len(ranked) - 0.4))
+    axis.grid(alpha=0.3, axis="x")
+    axis.legend(loc="lower right")
+    figure.savefig(path, dpi=120)

@@ -74,16 +74,27 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         return outputs
 
     def postprocess(self, model_outputs, threshold=None, top_k=None):
-        config = self.model.config
-        scores = model_outputs["logits"][0].float().sigmoid()
-        thresholds = [0.5 if threshold is None else threshold] * config.num_labels
-        if threshold is None and config.thresholds is not None:
-            thresholds = config.thresholds
+        config, scores = self.model.config, model_outputs["logits"][0].float().sigmoid()
         found = []
-        for index in scores.argsort(descending=True, stable=True).tolist():
-            score = scores[index].item()
-            if score >= thresholds[index]:
-                found.append({"label": config.id2label[index], "score": score})
-                if "score_maps" in model_outputs:
-                    found[-1]["score_map"] = model_outputs["score_maps"][0, index].float().numpy()
-        return found[:top_k]
+        for index in labels_above(scores, config, threshold, top_k):
+            found.append({"label": config.id2label[index], "score": scores[index].item()})
+            if "score_maps" in model_outputs:
+                found[-1]["score_map"] = model_outputs["score_maps"][0, index].float().numpy()
+        return found
+
+
+def labels_above(scores: torch.Tensor, config, threshold: float | None = None, top_k: int | None = None) -> list[int]:
+    """Indices of the classes whose score reaches their threshold, highest score first.
+
+    Args:
+        scores: (C,) probabilities.
+        config: The model's configuration, whose `thresholds` count where `threshold` is None; without them 0.5.
+        threshold: One for all classes.
+        top_k: At most so many; None for all.
+    """
+    if threshold is None and config.thresholds is not None:
+        thresholds = scores.new_tensor(config.thresholds)
+    else:
+        thresholds = torch.full_like(scores, 0.5 if threshold is None else threshold)
+    order = scores.argsort(descending=True, stable=True)
+    return order[(scores >= thresholds)[order]][:top_k].tolist()

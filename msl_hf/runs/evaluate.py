@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import transformers
 
-from ..data.schema import class_names_of, column, make_targets
+from ..data.schema import class_names_of, column
 from ..data.transforms import ImageDataset
 from ..evaluation.breakdown import breakdown
 from ..evaluation.figures import plot_breakdown, plot_robustness
@@ -28,6 +28,7 @@ from .models import (
     held_out_masks,
     load_data,
     load_models,
+    split_targets,
 )
 from .output import write_json
 from .speed import measure_inference
@@ -70,7 +71,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         class_names = class_names_of(dataset)
         models = load_models(arguments.model, class_names)
         banks = [held_out_masks(arguments, interval) for interval in hole_ratios]
-    targets = _targets(dataset)
+    targets = split_targets(dataset)
     objects = column(dataset, "objects") if "objects" in dataset.features else None
     results = {}
     for model in models:
@@ -79,7 +80,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         scores = predict(images)
         result = {"path": model.path, "clean": _metrics(scores, targets, arguments)}
         if tuning is not None:
-            tuned = tune_thresholds(predict(ImageDataset(tuning, model.processor)), _targets(tuning))
+            tuned = tune_thresholds(predict(ImageDataset(tuning, model.processor)), split_targets(tuning))
             _store_thresholds(model, tuned)
         if model.network.config.thresholds is not None:
             result["thresholds"] = [model.network.config.thresholds[index] for index in model.columns]
@@ -143,12 +144,6 @@ def _tuning_split(datasets, split: str, dataset, arguments: EvaluateArguments):
     if remote:
         raise RunError(f"{remote[0]}: thresholds are stored in a model folder's config.json; download the model first")
     return tuning
-
-
-def _targets(dataset) -> np.ndarray:
-    used = [name for name in ("labels", "ignored") if name in dataset.features]
-    rows = list(dataset.with_format(None).select_columns(used))
-    return make_targets(rows, len(class_names_of(dataset)), ignored_as="ignore").numpy()
 
 
 def _metrics(

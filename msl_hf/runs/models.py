@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from ..data import load_coco, load_image_folder, load_voc, load_wider, make_scenes
 from ..data.labels import read_class_names
+from ..data.schema import class_names_of, make_targets
 from ..evaluation.metrics import probabilities
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
@@ -123,6 +124,13 @@ def load_models(paths: list[str], class_names: list[str]) -> list[TrainedModel]:
             name = path
         models.append(TrainedModel(name, path, network, processor, [positions[name] for name in class_names]))
     return models
+
+
+def split_targets(dataset: Dataset) -> np.ndarray:
+    """(N, C) targets of a split, -100 where a label is ignored."""
+    used = [name for name in ("labels", "ignored") if name in dataset.features]
+    rows = list(dataset.with_format(None).select_columns(used))
+    return make_targets(rows, len(class_names_of(dataset)), ignored_as="ignore").numpy()
 
 
 def held_out_masks(arguments: ComparisonArguments, hole_ratio: tuple[float, float]) -> MaskBank:

@@ -39,17 +39,7 @@ def claim_output_dir(arguments: Arguments) -> None:
 
 def run_settings(arguments: Arguments) -> dict:
     """The settings that make a run what it is, as plain JSON values."""
-    training = arguments.training.to_dict()
-    ours = {
-        name: training[name]
-        for name in (
-            "seed", "learning_rate", "weight_decay", "decay_norm_and_bias", "optim", "optim_args", "lr_scheduler_type",
-            "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
-            "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16",
-            "loss_weights", "classification_loss", "head_lr_multiplier", "mask_fill", "mask_keep_value",
-            "masked_forward", "mask_augmentation",
-        )
-    }  # fmt: skip
+    ours = arguments.training.what_makes_a_run()
     settings = {**arguments.given, **ours}
     return json.loads(json.dumps({key: value for key, value in settings.items() if key not in FREE_SETTINGS}))
 

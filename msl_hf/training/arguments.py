@@ -4,6 +4,13 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+SETTINGS = (
+    "seed", "learning_rate", "weight_decay", "decay_norm_and_bias", "optim", "optim_args", "lr_scheduler_type",
+    "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "loss_weights",
+    "classification_loss", "head_lr_multiplier", "mask_fill", "mask_keep_value", "masked_forward", "mask_augmentation",
+)  # fmt: skip
+
 
 @dataclass
 class MSLTrainingArguments(TrainingArguments):
@@ -97,3 +104,8 @@ class MSLTrainingArguments(TrainingArguments):
         if not 0 <= self.mask_augmentation <= 1:
             raise ValueError(f"mask_augmentation is a probability in [0, 1], got {self.mask_augmentation}")
         super().__post_init__()
+
+    def what_makes_a_run(self) -> dict:
+        """The settings that decide what comes out, as plain values; not paths, logging or hardware."""
+        values = self.to_dict()
+        return {name: values[name] for name in SETTINGS}

@@ -1,0 +1,146 @@
+"""A trained model for machines without PyTorch, checked against the model, and int8 measured on real images."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.schema import class_names_of
+from ..data.transforms import ImageDataset
+from ..evaluation.metrics import multilabel_metrics
+from ..hub.export import (
+    INT8_FILE,
+    ONNX_FILE,
+    ExportError,
+    export_onnx,
+    export_torch,
+    onnx_network,
+    quantize_onnx,
+    takes_any_size,
+)
+from .arguments import RunError
+from .hardware import keep_freed_memory, set_cpu_threads
+from .inputs import check_split, find_split, load_trained, user_input
+from .models import ComparisonArguments, choose_split, load_data, load_models, split_targets
+from .output import write_json
+
+FORMATS = ("onnx", "int8", "torch")
+
+
+@dataclass
+class ExportArguments(ComparisonArguments):
+    """Which formats, and images to calibrate and measure with."""
+
+    format: list[str] = field(
+        default_factory=lambda: ["onnx"],
+        metadata={"help": "onnx, int8 (ONNX in 8 bits, calibrated and measured on images), torch (torch.export)."},
+    )
+    calibration_split: str = field(default="train", metadata={"help": "Split that calibrates int8."})
+    calibration_images: int = field(default=256, metadata={"help": "How many of its images."})
+
+
+def export(arguments: ExportArguments) -> dict:
+    """Write the files, compare their logits with the model's; measure mAP and speed where int8 or data are asked for.
+
+    Returns:
+        What `metrics.json` holds.
+    """
+    _check(arguments)
+    keep_freed_memory()
+    threads = set_cpu_threads(arguments.cpu_threads)
+    folder = Path(arguments.output_dir)
+    with user_input():
+        network, processor = load_trained(arguments.model[0])
+    any_size = takes_any_size(network)
+    report: dict = {"model": arguments.model[0], "any_size": any_size, "largest_difference_of_a_logit": {}}
+    try:
+        if {"onnx", "int8"} & set(arguments.format):
+            report["largest_difference_of_a_logit"]["onnx"] = export_onnx(network, processor, folder, any_size)
+        if "torch" in arguments.format:
+            report["largest_difference_of_a_logit"]["torch"] = export_torch(network, processor, folder, any_size)
+    except (ExportError, ImportError) as error:
+        raise RunError(f"{error} (pip install 'msl_hf[export]' brings what exporting needs)") from error
+    if "int8" in arguments.format or arguments.data_dir is not None:
+        report["measured"] = _measure(arguments, folder, threads)
+    write_json(folder / "metrics.json", report)
+    _print(report, folder)
+    return report
+
+
+def _check(arguments: ExportArguments) -> None:
+    if len(arguments.model) != 1:
+        raise RunError("say which model, one of them: --model FOLDER")
+    unknown = sorted(set(arguments.format) - set(FORMATS))
+    if unknown or not arguments.format:
+        raise RunError(f"--format takes some of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
+    if arguments.output_dir is None:
+        raise RunError("say where the files go: --output_dir FOLDER")
+
+
+def _measure(arguments: ExportArguments, folder: Path, threads: int) -> dict:
+    """mAP and images/s of the model and of each exported network on the same test images."""
+    with user_input():
+        datasets = load_data(arguments)
+        split, dataset = choose_split(datasets, arguments.split, arguments)
+        (model,) = load_models(arguments.model, class_names_of(dataset))
+        networks: dict[str, Callable] = {"pytorch": _torch_network(model.network)}
+        if "int8" in arguments.format:
+            name = find_split(datasets, arguments.calibration_split)
+            if name == split:
+                raise RunError(f"--calibration_split {name} is measured on; name another split")
+            chosen = check_split(datasets[name], name, arguments.calibration_images, arguments.drop_bad_images, False)
+            quantize_onnx(folder, _batches(ImageDataset(chosen, model.processor), 32))
+    if (folder / ONNX_FILE).is_file():
+        networks["onnx"] = onnx_network(folder / ONNX_FILE, threads)
+    if "int8" in arguments.format:
+        networks["int8"] = onnx_network(folder / INT8_FILE, threads)
+    batches = list(_batches(ImageDataset(dataset, model.processor), arguments.per_device_eval_batch_size))
+    targets = split_targets(dataset)
+    result: dict = {"split": split, "num_images": len(dataset), "threads": threads}
+    for name, network in networks.items():
+        logits, seconds = [], []
+        network(batches[0])  # warm-up
+        for batch in batches:
+            start = time.perf_counter()
+            logits.append(network(batch))
+            seconds.append((time.perf_counter() - start) / len(batch))
+        scores = 1 / (1 + np.exp(-np.concatenate(logits)[:, model.columns]))
+        metrics = multilabel_metrics(scores, targets)
+        result[name] = {**metrics, "images_per_second": 1 / statistics.median(seconds)}
+    return result
+
+
+def _torch_network(network: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    network.eval().to(memory_format=torch.channels_last)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            pixel_values = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+            return network(pixel_values).logits.numpy()
+
+    return run
+
+
+def _batches(images: ImageDataset, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), size):
+        chosen = itertools.islice(range(start, len(images)), size)
+        yield torch.stack([images[index]["pixel_values"] for index in chosen]).numpy()
+
+
+def _print(report: dict, folder: Path) -> None:
+    for name, difference in report["largest_difference_of_a_logit"].items():
+        print(f"{name}: logits within {difference:.1e} of the model's"
+              + (", images of any size" if report["any_size"] else ""))  # fmt: skip
+    measured = report.get("measured")
+    if measured:
+        print(f"\n{measured['num_images']} images of split {measured['split']!r}, {measured['threads']} threads:")
+        for name in ("pytorch", "onnx", "int8"):
+            if name in measured:
+                row = measured[name]
+                print(f"{name:<9} mAP {100 * row['mAP']:5.1f}   {row['images_per_second']:7.1f} images/s")
+    print(f"\nFiles: {', '.join(sorted(file.name for file in folder.iterdir()))} in {folder}")

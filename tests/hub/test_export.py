@@ -1,0 +1,90 @@
+"""Exported files compute what the model computes, and need nothing of ours to do so."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from msl_hf.data import build_processor
+from msl_hf.hub import export
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def processor():
+    return build_processor(None, 64, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize(("name", "any_size"), [("timm_resnet", True), ("timm_vit", False), ("hf_vit", False)])
+def test_onnx_equals_the_model(name, any_size, tiny_model, processor, tmp_path):
+    model = tiny_model(name, num_heads=2, image_size=64).eval()
+    assert export.takes_any_size(model) == any_size
+    assert export.export_onnx(model, processor, tmp_path, any_size) <= 1e-4
+    network = export.onnx_network(tmp_path / "model.onnx", threads=1)
+    for shape in [(1, 3, 64, 64), (5, 3, 64, 64)] + ([(2, 3, 96, 128)] if any_size else []):
+        images = torch.randn(shape)
+        with torch.no_grad():
+            np.testing.assert_allclose(network(images.numpy()), model(images).logits, atol=1e-4)
+
+
+def test_runner_in_a_process_without_torch(tiny_model, processor, tmp_path):
+    """The copied script alone finds the labels that the pipeline finds; it imports neither torch nor transformers."""
+    model = tiny_model("timm_resnet", image_size=64).eval()
+    model.config.thresholds = [0.3, 0.999, 0.3]
+    export.export_onnx(model, processor, tmp_path / "onnx", any_size=True)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    code = (
+        "import runpy, sys, json; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'msl_hf')));"
+        "runner = runpy.run_path(sys.argv[1] + '/run_onnx.py'); from PIL import Image;"
+        "print(json.dumps(runner['Classifier'](sys.argv[1] + '/model.onnx')([Image.open(sys.argv[2])])[0]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "onnx"), str(tmp_path / "photo.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    expected = pipeline("multi-label-image-classification", model=str(tmp_path / "model"))(tmp_path / "photo.png")
+    found = json.loads(done.stdout)
+    assert list(found) == [entry["label"] for entry in expected] and len(found) >= 1
+    assert list(found.values()) == pytest.approx([entry["score"] for entry in expected], abs=5e-3)
+    command = [sys.executable, str(tmp_path / "onnx" / "run_onnx.py"), str(tmp_path / "photo.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert f"{next(iter(found))} {next(iter(found.values())):.2f}" in done.stdout
+
+
+def test_torch_program(tiny_model, processor, tmp_path):
+    model = tiny_model("timm_resnet", image_size=64).eval()
+    assert export.export_torch(model, processor, tmp_path, any_size=True) <= 1e-4
+    images = torch.randn(3, 3, 96, 128)
+    with torch.no_grad():
+        expected = model(images).logits
+    torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(images), expected)
+
+
+def test_int8_is_smaller_and_close(tiny_model, processor, tmp_path):
+    model = tiny_model("timm_resnet", image_size=64).eval()
+    export.export_onnx(model, processor, tmp_path, any_size=False)
+    images = torch.randn(16, 3, 64, 64).numpy()
+    file = export.quantize_onnx(tmp_path, [images[:8], images[8:]])
+    assert b"QuantizeLinear" in file.read_bytes()
+    full, short = (export.onnx_network(tmp_path / name)(images) for name in ("model.onnx", "model_int8.onnx"))
+    assert 0 < np.abs(full - short).max() < 0.3 * np.abs(full).max() + 0.1
+
+
+def test_what_differs_is_not_called_done(tiny_model, processor):
+    model = tiny_model("timm_vit", image_size=64).eval()
+    with pytest.raises(export.ExportError, match="x.onnx: its logits differ from the model's by"):
+        export._check(model, lambda images: np.ones((len(images), 3), np.float32), False, "x.onnx")
+
+
+def test_description(tiny_model, processor):
+    described = export.describe(tiny_model(), processor)
+    assert described["labels"] == ["cat", "dog", "fish"] and described["thresholds"] == [0.5] * 3
+    assert (described["height"], described["resample"], described["mean"]) == (64, "bicubic", [0.5, 0.4, 0.3])

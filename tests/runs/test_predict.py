@@ -1,0 +1,156 @@
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from transformers import pipeline
+
+from msl_hf.data import build_processor
+from msl_hf.runs import predict as predict_module
+from msl_hf.runs.arguments import RunError
+from msl_hf.runs.predict import PredictArguments, find_images, predict, read_predictions, write_predictions
+
+
+@pytest.fixture
+def photos(tiny_model, tmp_path):
+    """A model folder, and seven images in two folders, one of which is no image."""
+    tiny_model("timm_vit").save_pretrained(tmp_path / "model")
+    build_processor(None, 32).save_pretrained(tmp_path / "model")
+    for number in range(7):
+        file = tmp_path / "photos" / ("sub" if number > 4 else "") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (20 + number, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file)
+    (tmp_path / "photos" / "3.png").write_bytes(b"no image")
+    (tmp_path / "photos" / "notes.txt").touch()
+    return tmp_path
+
+
+def arguments(photos, output="labels.jsonl", **more) -> PredictArguments:
+    settings = {"images": [str(photos / "photos")], "threshold": 0.0, "batch_size": 2, "cpu_threads": 1,
+                "use_cpu": True, "disable_tqdm": True}  # fmt: skip
+    return PredictArguments(str(photos / "model"), output=str(photos / "out" / output), **{**settings, **more})
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_labels_of_all_readable_images_as_the_pipeline_gives_them(ending, photos, capsys):
+    report = predict(arguments(photos, f"labels.{ending}"))
+    broken = str(photos / "photos" / "3.png")
+    assert report["num_images"] == 6 and list(report["unreadable"]) == [broken]
+    assert "1 images could not be read" in capsys.readouterr().out
+    rows = read_predictions(photos / "out" / f"labels.{ending}")
+    names = [str(photos / "photos" / f"{number}.png") for number in (0, 1, 2, 4)]
+    assert [row["image"] for row in rows] == [*names, *(str(photos / "photos" / "sub" / f"{n}.png") for n in (5, 6))]
+    classify = pipeline("multi-label-image-classification", model=str(photos / "model"), threshold=0.0)
+    for row in rows:
+        expected = classify(row["image"])
+        assert row["labels"] == [entry["label"] for entry in expected]
+        assert row["scores"] == pytest.approx([entry["score"] for entry in expected], abs=1e-4)
+    listed = (photos / "out" / f"labels.{ending}.unreadable.jsonl").read_text()
+    assert json.loads(listed)["image"] == broken
+
+
+def test_thresholds_and_top_k(photos):
+    predict(arguments(photos, threshold=None, top_k=1))
+    rows = read_predictions(photos / "out" / "labels.jsonl")
+    assert all(len(row["labels"]) <= 1 and all(score >= 0.5 for score in row["scores"]) for row in rows)
+
+
+def test_goes_on_after_an_interruption_and_with_new_and_repaired_images(photos, monkeypatch):
+    """Three batches are done when it is interrupted; only the rest, then only what is new, is predicted."""
+    seen: list[str] = []
+    original = predict_module._predict_batch
+
+    def watch(items, *more):
+        if len(seen) >= 4 and stop:
+            raise KeyboardInterrupt
+        seen.extend(name for name, _ in items)
+        return original(items, *more)
+
+    monkeypatch.setattr(predict_module, "_predict_batch", watch)
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        predict(arguments(photos))
+    assert len(seen) == 4 and not (photos / "out" / "labels.jsonl").exists()
+    (part,) = (photos / "out").glob(".labels.jsonl.part-*")
+    with part.open("a") as file:
+        file.write('{"image": "cut o')
+    part.rename(part.with_name(".labels.jsonl.part-1-0"))  # of a process that is gone
+    stop = False
+    seen.clear()
+    assert predict(arguments(photos))["num_images"] == 6
+    assert len(seen) == 4  # three that were missing, and the broken one again
+    Image.new("RGB", (9, 9)).save(photos / "photos" / "3.png")
+    seen.clear()
+    assert predict(arguments(photos)) == {"num_images": 7, "unreadable": {}}
+    assert seen == [str(photos / "photos" / "3.png")]
+    rows = read_predictions(photos / "out" / "labels.jsonl")
+    assert [row["image"][-5] for row in rows] == list("0123456")
+    assert {file.name for file in (photos / "out").iterdir()} == {"labels.jsonl", "labels.jsonl.run.json"}
+
+
+def test_an_output_of_other_settings_is_left_alone(photos):
+    predict(arguments(photos))
+    with pytest.raises(RunError, match=r"with --threshold 0.0, not 0.5; choose another --output"):
+        predict(arguments(photos, threshold=0.5))
+    (photos / "out" / "own.jsonl").write_text("{}")
+    with pytest.raises(RunError, match="no output of this command"):
+        predict(arguments(photos, "own.jsonl"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_set(streaming, photos):
+    files = [str(photos / "photos" / f"{number}.png") for number in range(5)]
+    stored = [{"bytes": (photos / "photos" / f"{number}.png").read_bytes(), "path": None} for number in range(5)]
+    (photos / "set").mkdir()
+    rows = Dataset.from_dict({"picture": stored}, features=Features({"picture": ImageFeature()}))
+    rows.to_parquet(photos / "set" / "test.parquet")
+    more = {"images": [], "dataset": str(photos / "set"), "image_column": "picture", "streaming": streaming}
+    report = predict(arguments(photos, **more))
+    assert report["num_images"] == 4 and list(report["unreadable"]) == ["test/3"]
+    predict(arguments(photos, "files.jsonl", images=files))
+    found = [read_predictions(photos / "out" / name) for name in ("labels.jsonl", "files.jsonl")]
+    assert [row["image"] for row in found[0]] == ["test/0", "test/1", "test/2", "test/4"]
+    assert [row["labels"] for row in found[0]] == [row["labels"] for row in found[1]]
+
+
+def test_two_shares_are_all_images_once(photos):
+    rows = predict_module._Files(find_images([str(photos / "photos")]))
+    processor = build_processor(None, 32)
+    shares = [[name for name, _ in predict_module._Images(rows, processor, {}, rank, 2)] for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == sorted(rows.positions) and abs(len(shares[0]) - len(shares[1])) <= 1
+
+
+def test_what_images_are_found(photos):
+    folder = photos / "photos"
+    assert find_images([str(folder / "*.png"), str(folder / "0.png")]) == [str(folder / f"{n}.png") for n in range(5)]
+    assert len(find_images([str(folder / "**" / "*.png")])) == 7
+    with pytest.raises(RunError, match=r"\*.jpg: no such image"):
+        find_images([str(folder / "*.jpg")])
+
+
+def test_files_round_trip(tmp_path):
+    rows = [
+        {"image": "a,b.jpg", "labels": ["x y", "z"], "scores": [0.75, 0.5]},
+        {"image": "c", "labels": [], "scores": []},
+    ]
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        write_predictions(rows, tmp_path / f"rows{suffix}", suffix)
+        assert read_predictions(tmp_path / f"rows{suffix}") == rows
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"images": []}, "say which images"),
+        ({"dataset": "x"}, "say which images"),
+        ({"output": "labels.txt"}, "ends in .jsonl, .csv, .parquet, got"),
+        ({"threshold": 50}, "score in"),
+        ({"batch_size": 0}, "at least 1"),
+    ],
+)
+def test_wrong_arguments(wrong, message, photos):
+    with pytest.raises(RunError, match=message):
+        predict(arguments(photos, **wrong))
