@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test test-all lint
+.PHONY: install demo app test test-all lint
 
 install: .venv/installed
 
@@ -13,6 +13,15 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/accelerate launch recipes/train_voc.py
+
+outputs/demo/metrics.json:
+	$(BIN)/accelerate launch recipes/train_voc.py
+
+outputs/demo-plain/metrics.json:
+	$(BIN)/accelerate launch recipes/train_voc.py --loss_weights 1 0 0 --output_dir outputs/demo-plain
+
+app: install outputs/demo/metrics.json outputs/demo-plain/metrics.json
+	$(BIN)/python recipes/app/app.py
 
 test: install
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -135,7 +135,9 @@ def plot_per_class(per_class: dict[str, dict[str, float | None]], path: str | os
     ranked = sorted(measured.items(), key=lambda item: item[1]["clean"])
     figure = Figure(figsize=(7, 1.2 + 0.24 * len(ranked)), layout="constrained")
     axis = figure.subplots()
-    for offset, (images, label) in zip((0.2, -0.2), (("clean", "whole images"), ("masked", "masked images")), strict=True):
+    for offset, (images, label) in zip(
+        (0.2, -0.2), (("clean", "whole images"), ("masked", "masked images")), strict=True
+    ):
         heights = [position + offset for position in range(len(ranked))]
         axis.barh(heights, [100 * row[images] for _, row in ranked], height=0.4, label=label)
     axis.set_yticks(range(len(ranked)), [name for name, _ in ranked])

@@ -8,6 +8,8 @@ import math
 import os
 
 import torch
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
@@ -21,6 +23,27 @@ from .pipeline_msl import MultiLabelImageClassificationPipeline  # noqa: F401, s
 
 GROUPS = 4  # of images with similar numbers of visible patches
 PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")  # as native backbones name them
+
+SHORT_CARD = """---
+library_name: transformers
+pipeline_tag: image-classification
+tags: [multi-label-image-classification, image-classification, masked-supervised-learning, msl]
+---
+
+# {repo_id}
+
+A multi-label image classifier of {count} classes.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("multi-label-image-classification", model="{repo_id}", trust_remote_code=True)
+print(classify("photo.jpg"))
+```
+
+This card was written when the model alone was uploaded, and knows no results. The card of the training run, with
+settings, data and results, is `README.md` in the run's output folder.
+"""
 
 
 class MSLForImageClassification(PreTrainedModel):
@@ -152,6 +175,21 @@ class MSLForImageClassification(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._freeze_unused_parameters()  # loading replaces the parameters and forgets that they were frozen
         return loaded
+
+    def push_to_hub(self, repo_id: str, **kwargs):
+        """As for every model of transformers, and, where the repository has no card yet, with a short one.
+
+        It shows no results: those are in the card of the training run, which `MSLTrainer.push_to_hub` uploads.
+        """
+        token = kwargs.get("token")
+        repo_id = HfApi().create_repo(repo_id, private=kwargs.get("private"), token=token, exist_ok=True).repo_id
+        try:
+            ModelCard.load(repo_id, token=token)
+        except EntryNotFoundError:
+            ModelCard(SHORT_CARD.format(repo_id=repo_id, count=self.config.num_labels)).push_to_hub(
+                repo_id, token=token
+            )
+        return super().push_to_hub(repo_id, **kwargs)
 
     def _find_unused_parameters(self) -> list[str]:
         """Backbone parameters that a backward pass from the logits never reaches (poolers, mask tokens)."""

@@ -90,6 +90,12 @@ class RunArguments:
     """What the recipe itself needs beside `MSLTrainingArguments`."""
 
     cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: all cores."})
+    robustness_curve: bool = field(
+        default=True, metadata={"help": "In the end measure under light and medium masks, too, for the card."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the trained model in its card, such as apache-2.0."}
+    )
 
 
 @dataclass

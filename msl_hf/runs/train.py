@@ -1,6 +1,8 @@
 """A training run from its arguments to its model folder."""
 
 import importlib.metadata
+import math
+import re
 import shlex
 import sys
 import time
@@ -12,8 +14,8 @@ from datasets import IterableDataset
 
 from ..data.schema import DataError, MultiLabelCollator, class_names_of
 from ..data.transforms import ImageDataset, StreamedImages
-from ..evaluation.figures import plot_training_curves
-from ..evaluation.metrics import METRIC_NAMES, metrics_from_logits
+from ..evaluation.figures import plot_per_class, plot_robustness, plot_training_curves
+from ..evaluation.metrics import METRIC_NAMES, average_precisions, metrics_from_logits
 from ..evaluation.robustness import MaskedDataset
 from ..hub.card import write_card
 from ..masks import MaskBank
@@ -22,8 +24,10 @@ from ..training import MSLTrainer
 from ..training.callbacks import SaveBestModel, best_evaluation
 from .arguments import Arguments, DataArguments, RunError
 from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
-from .inputs import Splits, load_masks, load_model, load_pos_weight, prepare_splits, user_input
+from .inputs import Splits, load_masks, load_model, load_pos_weight, mask_bank, prepare_splits, user_input
 from .output import check_output_dir, claim_output_dir, find_checkpoint, run_settings, write_json
+
+CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve
 
 
 def main(train: Callable[[], None]) -> None:
@@ -101,12 +105,18 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     elif best["step"] == trainer.state.global_step:
         results["best"] = results["last"]
     else:
-        chosen = MSLForImageClassification.from_pretrained(output_dir)
-        trainer.model.load_state_dict(chosen.state_dict())
+        saved = MSLForImageClassification.from_pretrained(output_dir)
+        trainer.model.load_state_dict(saved.state_dict())
         results["best"] = {"epoch": best["epoch"], **evaluate(trainer, splits, processor, test_masks)}
+    chosen = "last" if best is None else "best"
+    curve = arguments.run.robustness_curve and splits.test is not None and arguments.masks.masks != "patches"
+    if curve:
+        results[chosen]["robustness"] = measure_robustness(trainer, splits, processor)
     report = {
-        "model": "last" if best is None else "best",
+        "model": chosen,
         "dataset": arguments.data.dataset_name or arguments.data.data_dir or "generated scenes",
+        "dataset_id": hub_id(arguments.data.data_dir),
+        "license": arguments.run.license,
         "base_model": base_model_name(arguments.model.model or arguments.model.backbone),
         "num_labels": len(label_names),
         "train_split": splits.names["train"],
@@ -122,10 +132,22 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     }
     if trainer.is_world_process_zero():
         plot_training_curves(trainer.state.log_history, output_dir / "curves.png")
+        if splits.test is not None:
+            plot_per_class(results[chosen]["per_class_AP"], output_dir / "per_class.png")
+        if curve:
+            plot_robustness({output_dir.resolve().name: results[chosen]}, output_dir / "robustness.png")
         write_card(output_dir, report, run_settings(arguments))
         write_json(output_dir / "metrics.json", report)  # last: with it the run is finished
         print_report(report, output_dir)
+    if training.push_to_hub:
+        trainer.push_to_hub(model_name=output_dir.resolve().name)
     return report
+
+
+def hub_id(source: str | None) -> str | None:
+    """The source, if it is an id of the Hub and no folder."""
+    is_id = source is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists()
+    return source if is_id else None
 
 
 def base_model_name(source: str) -> str:
@@ -134,16 +156,35 @@ def base_model_name(source: str) -> str:
 
 
 def evaluate(trainer: MSLTrainer, splits: Splits, processor, masks: MaskBank) -> dict:
-    """Metrics on the whole and on the masked test images, each {"mAP": ..., ...}; empty without a test split."""
+    """Metrics on the whole and on the masked test images; empty without a test split.
+
+    Returns:
+        `clean` and `masked`, each {"mAP": ..., ...}, and `per_class_AP`: class name -> {"clean", "masked"}.
+    """
     if splits.test is None:
         return {}
     images = ImageDataset(splits.test, processor)
     masked = MaskedDataset(images, masks, processor.image_mean, processor.image_std)
-    results = {}
-    for name, dataset in (("clean", images), ("masked", masked)):
-        metrics = trainer.predict(dataset).metrics
-        results[name] = {key: metrics[f"test_{key}"] for key in METRIC_NAMES}
+    results: dict = {"per_class_AP": {name: {} for name in class_names_of(splits.test)}}
+    for kind, dataset in (("clean", images), ("masked", masked)):
+        output = trainer.predict(dataset)
+        results[kind] = {key: output.metrics[f"test_{key}"] for key in METRIC_NAMES}
+        values = average_precisions(output.predictions, output.label_ids).tolist()
+        for row, value in zip(results["per_class_AP"].values(), values, strict=True):
+            row[kind] = None if math.isnan(value) else value
     return results
+
+
+def measure_robustness(trainer: MSLTrainer, splits: Splits, processor) -> list[dict]:
+    """mAP, CR and CF1 of the test images under light, medium and heavy generated masks that training has not seen."""
+    images, rows = ImageDataset(splits.test, processor), []
+    for interval in CURVE:
+        bank = mask_bank("generated", "white", interval).split(0.5)[1]
+        masked = MaskedDataset(images, bank, processor.image_mean, processor.image_std)
+        metrics = trainer.predict(masked).metrics
+        figures = {key: metrics[f"test_{key}"] for key in ("mAP", "CR", "CF1")}
+        rows.append({"hole_ratio": interval, "mean_hole_ratio": bank.hole_ratios.mean().item(), **figures})
+    return rows
 
 
 def print_report(report: dict, output_dir: Path) -> None:

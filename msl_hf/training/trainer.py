@@ -1,14 +1,18 @@
 """The trainer: `compute_loss` runs the recognition branch and the masked branch."""
 
 import contextlib
+import importlib.metadata
 import math
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer
 
+from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
 from .arguments import MSLTrainingArguments
 from .callbacks import EpochForDataset
@@ -180,6 +184,42 @@ class MSLTrainer(Trainer):
                 logs[f"loss_{name}"] = mean.item()
             self._component_sums, self._component_count = {}, 0
         super().log(logs, start_time)
+
+    def create_model_card(self, model_name: str | None = None, license: str | None = None, **kwargs) -> None:
+        """The card for `push_to_hub`: that which a recipe wrote, else one of what this trainer knows.
+
+        Args:
+            model_name: Not used: the model is called as its folder is.
+            license: Licence of the model.
+            **kwargs: `dataset` and `finetuned_from` say what it was trained on and from.
+        """
+        folder = Path(self.args.output_dir)
+        if not self.is_world_process_zero() or is_our_card(folder / "README.md"):
+            return
+        config, evaluations = self.model.config, [log for log in self.state.log_history if "eval_mAP" in log]
+        results = {"epoch": self.state.epoch or 0.0}
+        if evaluations:
+            results["clean"] = {name: evaluations[-1][f"eval_{name}"] for name in METRICS}
+        seconds = [log["train_runtime"] for log in self.state.log_history if "train_runtime" in log]
+        sizes = [len(data) if hasattr(data, "__len__") else None for data in (self.train_dataset, self.eval_dataset)]
+        report = {
+            "model": "last",
+            "last": results,
+            "license": license,
+            "dataset": kwargs.get("dataset") or "images of one's own",
+            "base_model": kwargs.get("finetuned_from") or config.backbone_config.name_or_path or "a network",
+            "num_labels": config.num_labels,
+            "train_split": None,
+            "selection_split": None,
+            "test_split": "eval_dataset" if evaluations else None,
+            "num_train_images": sizes[0],
+            "num_test_images": sizes[1],
+            "command": " ".join(sys.argv),
+            "train_seconds": sum(seconds),
+            "hardware": f"{self.args.world_size} x {self.args.device}",
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "msl_hf")},
+        }
+        write_card(folder, report, self.args.what_makes_a_run())
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer of `Trainer`, with the head's parameters in groups of their own learning rate."""

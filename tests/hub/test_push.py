@@ -1,0 +1,96 @@
+"""Uploads, against a stand-in for the calls of the Hub."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+
+from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
+from msl_hf.data import build_processor
+from msl_hf.evaluation.metrics import metrics_from_logits
+
+CODE = {"configuration_msl.py", "heads_msl.py", "modeling_msl.py", "pipeline_msl.py"}
+
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        labels = torch.eye(3)[index % 3]
+        return {"pixel_values": torch.randn(3, 32, 32) + labels[:, None, None], "labels": labels}
+
+
+@pytest.fixture
+def uploads(monkeypatch):
+    """Repository -> path -> content of everything that is uploaded."""
+    stored: dict[str, dict[str, bytes]] = {}
+
+    def create_repo(self, repo_id, **_):
+        full = repo_id if "/" in repo_id else f"me/{repo_id}"
+        stored.setdefault(full, {})
+        return SimpleNamespace(repo_id=full)
+
+    def create_commit(self, repo_id, operations, **_):
+        for operation in operations:
+            with operation.as_file() as file:
+                stored[repo_id][operation.path_in_repo] = file.read()
+        return SimpleNamespace(commit_url="", oid="")
+
+    def upload_folder(self, *, repo_id, folder_path, ignore_patterns=None, **_):
+        from pathlib import Path
+
+        from huggingface_hub.utils import filter_repo_objects
+
+        files = [str(file.relative_to(folder_path)) for file in Path(folder_path).rglob("*") if file.is_file()]
+        for file in filter_repo_objects(files, ignore_patterns=ignore_patterns):
+            stored[repo_id][file] = (Path(folder_path) / file).read_bytes()
+        return SimpleNamespace(commit_url="")
+
+    for function in (create_repo, create_commit, upload_folder):
+        monkeypatch.setattr(HfApi, function.__name__, function)
+    return stored
+
+
+def test_the_model_alone_comes_with_a_short_card(tiny_model, uploads):
+    tiny_model().push_to_hub("me/cats")
+    files = uploads["me/cats"]
+    assert set(files) == CODE | {"config.json", "model.safetensors", "README.md"}
+    text = files["README.md"].decode()
+    assert "knows no results" in text and 'model="me/cats"' in text
+    assert ModelCard(text).data.eval_results is None
+
+
+def test_a_trainer_uploads_model_processor_code_and_card(tiny_model, uploads, tmp_path):
+    arguments = MSLTrainingArguments(str(tmp_path / "cats"), use_cpu=True, max_steps=2, per_device_train_batch_size=4,
+                                     eval_strategy="steps", eval_steps=2, save_steps=2, report_to="none",
+                                     disable_tqdm=True)  # fmt: skip
+    data = {"train_dataset": Images(), "eval_dataset": Images(), "compute_metrics": metrics_from_logits}
+    trainer = MSLTrainer(tiny_model(), arguments, MaskBank.patches(), build_processor(None, 32), **data)
+    trainer.train()
+    trainer.push_to_hub()
+    files = uploads["me/cats"]
+    assert CODE | {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(files)
+    assert not any("checkpoint" in file for file in files)
+    card = ModelCard(files["README.md"].decode())
+    measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    last = [log for log in trainer.state.log_history if "eval_mAP" in log][-1]
+    assert measured["mAP"] == pytest.approx(100 * last["eval_mAP"], abs=0.01)
+    assert "8 images" in card.text and "| loss_weights | [0.3, 0.2, 0.5] |" in card.text
+
+
+def test_the_card_of_a_recipe_is_kept(tiny_model, uploads, tmp_path):
+    from msl_hf.hub.card import write_card
+
+    folder = tmp_path / "cats"
+    arguments = MSLTrainingArguments(str(folder), use_cpu=True, report_to="none")
+    trainer = MSLTrainer(tiny_model(), arguments, MaskBank.patches(), build_processor(None, 32))
+    folder.mkdir(exist_ok=True)
+    report = {"model": "last", "last": {"epoch": 1.0}, "dataset": "cats", "base_model": "x", "num_labels": 3,
+              "train_split": "train", "test_split": None, "selection_split": None, "num_train_images": 12345,
+              "num_test_images": 0, "train_seconds": 1.0, "hardware": "a", "command": "c",
+              "versions": {"torch": "2", "transformers": "5", "msl_hf": "0"}}  # fmt: skip
+    write_card(folder, report, {"loss_weights": [0.3, 0.2, 0.5]})
+    trainer.push_to_hub()
+    assert "12345 images" in uploads["me/cats"]["README.md"].decode()
