@@ -1,0 +1,184 @@
+"""The page: its parts by themselves, and the whole of it in a browser, where one is installed."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from msl_hf.data import build_processor
+
+gr = pytest.importorskip("gradio")
+APP = Path(__file__).parents[2] / "recipes" / "app" / "app.py"
+
+
+@pytest.fixture(scope="session")
+def app():
+    spec = importlib.util.spec_from_file_location("msl_app", APP)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folders(tiny_model, tmp_path):
+    """Two models, a photograph, and a text that calls itself one."""
+    for name in ("msl", "plain"):
+        model = tiny_model("timm_vit" if name == "msl" else "timm_resnet")
+        model.config.thresholds = [0.01, 0.01, 0.01]
+        model.save_pretrained(tmp_path / name)
+        build_processor(None, 32, [0.5] * 3, [0.5] * 3).save_pretrained(tmp_path / name)
+    pixels = np.random.default_rng(0).integers(60, 255, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    (tmp_path / "text.jpg").write_text("<html>not found</html>")
+    return tmp_path
+
+
+def test_prediction_of_a_masked_photograph(app, folders):
+    """The scores are those of the network on the masked pixels; where nothing is hidden, those of the image."""
+    model, image = app.Model("MSL", str(folders / "msl")), Image.open(folders / "photo.png").convert("RGB")
+    keep = np.ones((image.height, image.width), dtype=bool)
+    whole = model.predict(image, keep)[0]
+    with torch.no_grad():
+        expected = model.network(**model.processor(image, return_tensors="pt")).logits.sigmoid()[0]
+    assert list(whole.values()) == pytest.approx(expected.sort(descending=True).values.tolist(), abs=1e-5)
+    keep[:, :200] = False
+    scores, found = model.predict(image, keep)
+    pixel_values = model.processor(image, return_tensors="pt")["pixel_values"]
+    pixel_values[..., :16] = -1.0  # black
+    with torch.no_grad():
+        expected = model.network(pixel_values).logits.sigmoid()[0]
+    assert scores == pytest.approx(dict(zip(model.labels, expected.tolist(), strict=True)), abs=1e-5)
+    assert set(found.split(", ")) == {"cat", "dog", "fish"} and scores != whole
+    overlay = np.asarray(model.overlay(image, keep, "cat"))
+    assert overlay.shape == (300, 400, 3) and overlay[:, :150].mean() < overlay[:, 250:].mean()
+
+
+def test_what_is_painted_is_hidden(app, folders):
+    image = app.open_photograph(str(folders / "photo.png"))
+    keep = np.random.default_rng(1).random((image.height, image.width)) > 0.3
+    found, again = app.painted(app.with_mask(image, keep))
+    assert np.array_equal(again, keep) and found.size == image.size
+
+
+@pytest.mark.parametrize("name", ["text.jpg", "missing.jpg", None])
+def test_a_wrong_file_is_a_message(name, app, folders):
+    with pytest.raises(gr.Error, match="not a photograph that can be read|Choose a photograph first"):
+        app.open_photograph(name and str(folders / name))
+
+
+def test_a_huge_photograph_is_refused_before_it_is_decoded(app, folders):
+    Image.new("1", (20_000, 5_000)).save(folders / "huge.png")
+    with pytest.raises(gr.Error, match="20000 x 5000 pixels; at most 50 megapixels"):
+        app.open_photograph(str(folders / "huge.png"))
+
+
+@pytest.fixture
+def page(folders):
+    """The address of the running page."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(APP), "--models", f"MSL={folders / 'msl'}", f"plain={folders / 'plain'}",
+               "--port", str(port)]  # fmt: skip
+    log = (folders / "log.txt").open("w")
+    process = subprocess.Popen(
+        command, stdout=log, stderr=log, cwd=folders, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+                break
+            except OSError:
+                assert process.poll() is None, (folders / "log.txt").read_text()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def hidden_share(tab) -> int:
+    return int(tab.locator("#status").inner_text().split("%")[0])
+
+
+@pytest.mark.slow
+def test_in_a_browser(page, browser, folders):
+    """Upload, predict, paint, hide at random, another class, a wrong file, the keyboard, a phone."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 1000})
+    tab.goto(page)
+    upload = tab.locator("input[type=file]").first
+    upload.wait_for(state="attached", timeout=60_000)
+    upload.set_input_files(str(folders / "photo.png"))
+    tab.get_by_text("MSL sees:").wait_for(timeout=60_000)
+    assert hidden_share(tab) == 0 and "fish" in tab.locator("#found0").inner_text()
+    assert "plain sees:" in tab.locator("#found1").inner_text()
+    whole = tab.locator("#scores0").inner_text()
+
+    canvas = tab.locator("#editor canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tab.mouse.move(x - 60, y)
+    tab.mouse.down()
+    tab.mouse.move(x + 60, y, steps=10)
+    tab.mouse.up()
+    tab.wait_for_function("!document.querySelector('#status').innerText.startsWith('0%')", timeout=30_000)
+    painted = hidden_share(tab)
+    assert 0 < painted < 60
+
+    tab.locator("#random").focus()
+    tab.keyboard.press("Enter")  # without the mouse
+    tab.wait_for_function(f"!document.querySelector('#status').innerText.startsWith('{painted}%')", timeout=60_000)
+    assert 40 <= hidden_share(tab) <= 70 and tab.locator("#scores0").inner_text() != whole
+    tab.screenshot(path=str(folders / "page.png"), full_page=True)
+
+    upload.set_input_files(str(folders / "text.jpg"))
+    tab.get_by_text("is not a photograph that can be read").first.wait_for(timeout=30_000)
+    assert "Traceback" not in tab.content()
+
+    phone = browser.new_page(viewport={"width": 390, "height": 800})
+    phone.goto(page)
+    phone.locator("#random").wait_for(timeout=60_000)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 391
+
+
+@pytest.mark.slow
+def test_serves_no_file_outside_its_folder(page, folders):
+    for path in (
+        "/gradio_api/file=/etc/passwd",
+        f"/gradio_api/file={folders / 'msl' / 'config.json'}",
+        "/file=/etc/passwd",
+    ):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(page + path, timeout=20)
+        assert error.value.code in (403, 404)
+
+
+def test_missing_models_are_a_message(tmp_path):
+    done = subprocess.run([sys.executable, str(APP), "--models", "a=nowhere/at-all"], capture_output=True, text=True,
+                          cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=120)  # fmt: skip
+    assert done.returncode == 1 and "nowhere/at-all" in done.stderr and "make app" in done.stderr
+    assert "Traceback" not in done.stderr
