@@ -168,7 +168,9 @@ def _measure_network(
         print(
             f"{'inference':<26}{speed['images_per_second']:>8.1f} images/s, {speed['latency_ms']:.1f} ms for one image"
         )
-        ways = result["from_photographs"] = measure_inference_ways(batch, arguments.rounds, arguments.seed)
+        ways = result["from_photographs"] = measure_inference_ways(
+            batch, arguments.rounds, arguments.seed, compiled=not arguments.quick
+        )
         for way, row in ways.items():
             print(f"{way:<26}{row['images_per_second']:>8.1f} images/s from photographs")
         _note(ratios, {f"{way}_over_pipeline": row["ratio"] for way, row in ways.items() if "ratio" in row})

@@ -29,6 +29,8 @@ class MSLTrainingArguments(TrainingArguments):
     - `remove_unused_columns` False instead of True, because the model's columns are made when an image is read;
     - `logging_steps` 50 instead of 500; `save_strategy` "epoch" instead of "steps"; `save_total_limit` 2 instead of
       unlimited;
+    - `ddp_find_unused_parameters` False instead of a search in every step: `MSLForImageClassification` freezes what
+      its head never reads;
     - `logging_nan_inf_filter` False instead of True: a non-finite loss stops the run and is never averaged away.
 
     Args:
@@ -65,6 +67,9 @@ class MSLTrainingArguments(TrainingArguments):
     logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save checkpoints: no, epoch, steps."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Search for parameters without gradient in every step of several processes."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: non-finite losses stop."})
 
     loss_weights: list[float] = field(

@@ -24,7 +24,7 @@ symmetric = torch.eye(32, dtype=torch.bool) | torch.eye(32, dtype=torch.bool).fl
 args = MSLTrainingArguments(output + "-run", use_cpu=True, disable_tqdm=True, save_strategy="no", max_steps=2,
                             per_device_train_batch_size=batch, per_device_eval_batch_size=4, logging_steps=1, seed=1,
                             optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", mask_fill="zero",
-                            ddp_find_unused_parameters=False, masked_forward=masked_forward)
+                            masked_forward=masked_forward)
 trainer = MSLTrainer(model=model, args=args, masks=MaskBank(symmetric[None]), train_dataset=data)
 trainer.train()
 scores = trainer.predict(data)

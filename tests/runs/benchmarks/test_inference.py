@@ -5,11 +5,11 @@ from msl_hf.runs.benchmarks.inference import measure_inference_ways
 from msl_hf.runs.benchmarks.steps import Batch
 
 
-@pytest.mark.slow  # compiles
-def test_every_way_is_compared_with_the_pipeline(tiny_model):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_way_is_compared_with_the_pipeline(compiled, tiny_model):
     batch = Batch(tiny_model("timm_vit"), torch.randn(4, 3, 32, 32), torch.ones(4, 3))
-    result = measure_inference_ways(batch, rounds=2, seed=0)
-    ways = ["batched", "channels_last", "compiled", "bf16", "bf16_compiled"]
+    result = measure_inference_ways(batch, rounds=2, seed=0, compiled=compiled)
+    ways = ["batched", "channels_last", "bf16", *(["compiled", "bf16_compiled"] if compiled else [])]
     assert list(result) == ["pipeline", "reading_alone", *ways]
     assert all(row["images_per_second"] > 0 for row in result.values())
     assert [name for name, row in result.items() if "ratio" in row] == ways
