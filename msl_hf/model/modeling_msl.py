@@ -186,9 +186,8 @@ class MSLForImageClassification(PreTrainedModel):
         try:
             ModelCard.load(repo_id, token=token)
         except EntryNotFoundError:
-            ModelCard(SHORT_CARD.format(repo_id=repo_id, count=self.config.num_labels)).push_to_hub(
-                repo_id, token=token
-            )
+            card = SHORT_CARD.format(repo_id=repo_id, count=self.config.num_labels).encode()
+            HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=repo_id, token=token)
         return super().push_to_hub(repo_id, **kwargs)
 
     def _find_unused_parameters(self) -> list[str]:

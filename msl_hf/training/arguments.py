@@ -9,6 +9,7 @@ SETTINGS = (
     "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "loss_weights",
     "classification_loss", "head_lr_multiplier", "mask_fill", "mask_keep_value", "masked_forward", "mask_augmentation",
+    "ema_decay",
 )  # fmt: skip
 
 
@@ -48,6 +49,8 @@ class MSLTrainingArguments(TrainingArguments):
             `"sequential"` gives the gradients of `"separate"` with the memory of plain training, by a third forward.
         mask_augmentation: Instead of a masked branch (with `loss_weights` 1 0 0): the probability with which a
             training image is masked in the one forward.
+        ema_decay: Evaluate and keep an exponential moving average of the weights, with this factor on the average so
+            far (0.99 or so); 0 keeps the weights of the last step.
         lr_step_epochs: Set to use the paper's schedule in place of `lr_scheduler_type`: linear warm-up over
             `lr_warmup_epochs`, then a factor 0.1 every so many epochs (4 on VOC, 5 on COCO and WIDER).
         lr_warmup_epochs: Warm-up of the paper's schedule.
@@ -95,6 +98,9 @@ class MSLTrainingArguments(TrainingArguments):
     mask_augmentation: float = field(
         default=0.0, metadata={"help": "Without masked branch (weights 1 0 0): share of training images to mask."}
     )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Moving average of the weights: the factor on the average; 0 is none."}
+    )
     lr_step_epochs: int | None = field(default=None, metadata={"help": "Use the paper's warm-up + step schedule."})
     lr_warmup_epochs: float = field(default=2.0, metadata={"help": "Warm-up epochs of the paper's schedule."})
     channels_last: bool = field(default=True, metadata={"help": "Channels-last memory order."})
@@ -108,7 +114,12 @@ class MSLTrainingArguments(TrainingArguments):
             raise ValueError(f"loss_weights takes three numbers, got {self.loss_weights}")
         if not 0 <= self.mask_augmentation <= 1:
             raise ValueError(f"mask_augmentation is a probability in [0, 1], got {self.mask_augmentation}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         super().__post_init__()
+        if self.ema_decay and self.load_best_model_at_end:
+            raise ValueError("ema_decay and load_best_model_at_end exclude each other: checkpoints hold the weights "
+                             "that training goes on from, not their average")  # fmt: skip
 
     def what_makes_a_run(self) -> dict:
         """The settings that decide what comes out, as plain values; not paths, logging or hardware."""

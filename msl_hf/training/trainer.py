@@ -15,6 +15,7 @@ from transformers import Trainer
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
 from .arguments import MSLTrainingArguments
+from .averaging import WeightAverage
 from .callbacks import EpochForDataset
 from .losses import MSLLoss, make_classification_loss
 from .precision import run_depthwise_in_float32
@@ -82,6 +83,9 @@ class MSLTrainer(Trainer):
                              "MSLForImageClassification on a plain ViT of timm can; use 'auto'")  # fmt: skip
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(EpochForDataset(self.train_dataset))
+        self.weight_average = WeightAverage(self.model, args.ema_decay) if args.ema_decay else None
+        if self.weight_average is not None:
+            self.add_callback(self.weight_average)
         self._micro_step = (-1, 0)  # optimizer step, and the number of the micro-batch within it
         self._component_sums: dict[str, torch.Tensor] = {}
         self._component_count = 0
@@ -175,6 +179,22 @@ class MSLTrainer(Trainer):
             self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
         torch.manual_seed(seed + 1)
         return logits.detach(), model(pixel_values=masked).logits
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As in `Trainer`; during training with the averaged weights, where there are such."""
+        is_averaging = self.weight_average is not None and self.is_in_train
+        with self.weight_average.in_place() if is_averaging else contextlib.nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.weight_average is not None and self.args.should_save:
+            self.weight_average.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.weight_average is not None and checkpoint is not None:
+            self.weight_average.load(checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss component since the last log line, under `loss_<component>`."""

@@ -1,10 +1,13 @@
 """Uploads, against a stand-in for the calls of the Hub."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
 from msl_hf.data import build_processor
@@ -23,7 +26,7 @@ class Images(torch.utils.data.Dataset):
 
 
 @pytest.fixture
-def uploads(monkeypatch):
+def uploads(monkeypatch, tmp_path):
     """Repository -> path -> content of everything that is uploaded."""
     stored: dict[str, dict[str, bytes]] = {}
 
@@ -39,15 +42,18 @@ def uploads(monkeypatch):
         return SimpleNamespace(commit_url="", oid="")
 
     def upload_folder(self, *, repo_id, folder_path, ignore_patterns=None, **_):
-        from pathlib import Path
-
-        from huggingface_hub.utils import filter_repo_objects
-
         files = [str(file.relative_to(folder_path)) for file in Path(folder_path).rglob("*") if file.is_file()]
         for file in filter_repo_objects(files, ignore_patterns=ignore_patterns):
             stored[repo_id][file] = (Path(folder_path) / file).read_bytes()
         return SimpleNamespace(commit_url="")
 
+    def hf_hub_download(repo_id, filename, **_):
+        if filename not in stored[repo_id]:
+            raise EntryNotFoundError(f"{filename} is not in {repo_id}")
+        (tmp_path / filename).write_bytes(stored[repo_id][filename])
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("huggingface_hub.repocard.hf_hub_download", hf_hub_download)
     for function in (create_repo, create_commit, upload_folder):
         monkeypatch.setattr(HfApi, function.__name__, function)
     return stored
@@ -60,6 +66,9 @@ def test_the_model_alone_comes_with_a_short_card(tiny_model, uploads):
     text = files["README.md"].decode()
     assert "knows no results" in text and 'model="me/cats"' in text
     assert ModelCard(text).data.eval_results is None
+    uploads["me/dogs"] = {"README.md": b"---\nlicense: mit\n---\n# My own card\n"}
+    tiny_model().push_to_hub("me/dogs")
+    assert "# My own card" in uploads["me/dogs"]["README.md"].decode()
 
 
 def test_a_trainer_uploads_model_processor_code_and_card(tiny_model, uploads, tmp_path):

@@ -18,20 +18,23 @@ class Kill(TrainerCallback):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", ["timm_resnet", "timm_vit_with_dropout"])
+@pytest.mark.parametrize("name", ["timm_resnet", "timm_vit_with_dropout", "timm_resnet_averaged"])
 def test_resumed_run_equals_the_uninterrupted_one(name, workers, tiny_model, scenes, tmp_path):
     data = load_voc(scenes)["train"]
     processor = build_processor(None, 32)
 
     def make(folder: str, **kwargs) -> MSLTrainer:
-        model = tiny_model(name.removesuffix("_with_dropout"), label_names=data.features["labels"].feature.names)
+        model = tiny_model(
+            name.removesuffix("_with_dropout").removesuffix("_averaged"),
+            label_names=data.features["labels"].feature.names,
+        )
         if name.endswith("_with_dropout"):
             for block in model.backbone.timm_model.blocks:
                 block.mlp.drop1 = torch.nn.Dropout(0.3)
         args = MSLTrainingArguments(
             str(tmp_path / folder), use_cpu=True, disable_tqdm=True, num_train_epochs=3, save_strategy="steps",
             save_steps=2, per_device_train_batch_size=4, dataloader_num_workers=workers, seed=1, logging_steps=1,
-            dataloader_persistent_workers=workers > 0,
+            dataloader_persistent_workers=workers > 0, ema_decay=0.9 * name.endswith("_averaged"),
         )  # fmt: skip
         return MSLTrainer(
             model=model,
