@@ -34,6 +34,7 @@ RATIOS = {
     "msl_over_plain_time": ("plain", "ours"),
     "visible_over_plain_time": ("plain", "visible"),
     "sequential_over_plain_time": ("plain", "sequential"),
+    "checkpointed_over_plain_time": ("plain", "checkpointed"),
     "channels_last_alone": ("reference_channels_last", "reference"),
     "one_product_alone": ("reference_one_product", "reference"),
     "joint_alone": ("reference_joint", "reference"),
@@ -45,6 +46,7 @@ MEMORY_RATIOS = {
     "msl_over_plain_memory": ("ours", "plain"),
     "visible_over_plain_memory": ("visible", "plain"),
     "sequential_over_plain_memory": ("sequential", "plain"),
+    "checkpointed_over_plain_memory": ("checkpointed", "plain"),
 }
 
 
