@@ -133,6 +133,9 @@ def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
         image = open_photograph(file)
         return with_mask(image, np.ones((image.height, image.width), dtype=bool))
 
+    def pick(event: gr.SelectData):
+        return choose(examples[event.index])
+
     def hide_random(editor: dict | None, share: float):
         image, _ = painted(editor)
         low = min(max(share / 100 - 0.05, 0.01), 0.85)
@@ -157,8 +160,8 @@ def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=320):
-                upload = gr.UploadButton(
-                    "Choose a photograph", file_types=["image"], variant="primary", elem_id="upload"
+                upload = gr.File(
+                    label="Drop a photograph here, or choose one", file_types=["image"], height=120, elem_id="upload"
                 )
                 editor = gr.ImageEditor(
                     label="Paint over what is to be hidden", type="pil", sources=(), transforms=(), layers=False,
@@ -170,13 +173,9 @@ def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
                     random = gr.Button("Hide a random part", elem_id="random")
                     clear = gr.Button("Show everything", elem_id="clear")
                 gallery = gr.Gallery(
-                    examples,
-                    label="Generated examples",
-                    columns=4,
-                    height=200,
-                    allow_preview=False,
-                    elem_id="examples",
-                )
+                    examples, label="Generated examples", columns=4, height=220, allow_preview=False,
+                    interactive=False, visible=bool(examples), elem_id="examples",
+                )  # fmt: skip
             with gr.Column(min_width=320):
                 status = gr.Markdown("", elem_id="status")
                 label = gr.Dropdown(
@@ -199,10 +198,12 @@ def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
         choosers = [column[0] for column in columns]
         outputs = [part for column in columns for part in column[1:]] + [status]
         again = {"fn": recognise, "inputs": [editor, *choosers, label], "outputs": outputs, "show_progress": "minimal"}
-        upload.upload(choose, upload, editor).success(**again)
+        chosen = upload.upload(choose, upload, editor)
+        chosen.success(**again).then(lambda: None, None, upload)  # room for the next photograph
+        chosen.failure(lambda: None, None, upload)
         random.click(hide_random, [editor, share], editor).success(**again)
         clear.click(show_all, editor, editor).success(**again)
-        gallery.select(lambda event: choose(examples[event.index]), None, editor).success(**again)
+        gallery.select(pick, None, editor).success(**again)
         editor.apply(**again)
         editor.input(**again, trigger_mode="always_last")
         for changed in (*choosers, label):

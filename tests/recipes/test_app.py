@@ -39,6 +39,9 @@ def folders(tiny_model, tmp_path):
         build_processor(None, 32, [0.5] * 3, [0.5] * 3).save_pretrained(tmp_path / name)
     pixels = np.random.default_rng(0).integers(60, 255, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
+    example = tmp_path / "outputs" / "scenes" / "VOC2007" / "JPEGImages" / "1.jpg"
+    example.parent.mkdir(parents=True)
+    Image.fromarray(pixels // 2).save(example)
     (tmp_path / "text.jpg").write_text("<html>not found</html>")
     return tmp_path
 
@@ -120,8 +123,13 @@ def browser():
         started.close()
 
 
-def hidden_share(tab) -> int:
-    return int(tab.locator("#status").inner_text().split("%")[0])
+def hidden_share(tab, other_than: int = -1) -> int:
+    """The percentage that the page says is hidden, once it has settled on another one than before."""
+    expression = """before => {
+        const found = document.querySelector("#status").innerText.match(/^(\\d+)% of the photograph is hidden/);
+        return found && Number(found[1]) !== before ? {share: Number(found[1])} : null;
+    }"""
+    return tab.wait_for_function(expression, arg=other_than, timeout=60_000).json_value()["share"]
 
 
 @pytest.mark.slow
@@ -129,9 +137,7 @@ def test_in_a_browser(page, browser, folders):
     """Upload, predict, paint, hide at random, another class, a wrong file, the keyboard, a phone."""
     tab = browser.new_page(viewport={"width": 1280, "height": 1000})
     tab.goto(page)
-    upload = tab.locator("input[type=file]").first
-    upload.wait_for(state="attached", timeout=60_000)
-    upload.set_input_files(str(folders / "photo.png"))
+    tab.locator("#upload input[type=file]").set_input_files(str(folders / "photo.png"), timeout=60_000)
     tab.get_by_text("MSL sees:").wait_for(timeout=60_000)
     assert hidden_share(tab) == 0 and "fish" in tab.locator("#found0").inner_text()
     assert "plain sees:" in tab.locator("#found1").inner_text()
@@ -145,19 +151,23 @@ def test_in_a_browser(page, browser, folders):
     tab.mouse.down()
     tab.mouse.move(x + 60, y, steps=10)
     tab.mouse.up()
-    tab.wait_for_function("!document.querySelector('#status').innerText.startsWith('0%')", timeout=30_000)
-    painted = hidden_share(tab)
+    painted = hidden_share(tab, other_than=0)
     assert 0 < painted < 60
 
     tab.locator("#random").focus()
     tab.keyboard.press("Enter")  # without the mouse
-    tab.wait_for_function(f"!document.querySelector('#status').innerText.startsWith('{painted}%')", timeout=60_000)
-    assert 40 <= hidden_share(tab) <= 70 and tab.locator("#scores0").inner_text() != whole
+    random = hidden_share(tab, other_than=painted)
+    assert 40 <= random <= 70 and tab.locator("#scores0").inner_text() != whole
     tab.screenshot(path=str(folders / "page.png"), full_page=True)
+    assert Image.open(folders / "page.png").size[0] == 1280
 
-    upload.set_input_files(str(folders / "text.jpg"))
+    tab.locator("#examples button img").first.click()
+    assert hidden_share(tab, other_than=random) == 0
+
+    tab.locator("#upload input[type=file]").set_input_files(str(folders / "text.jpg"))
     tab.get_by_text("is not a photograph that can be read").first.wait_for(timeout=30_000)
     assert "Traceback" not in tab.content()
+    tab.locator("#upload input[type=file]").set_input_files(str(folders / "photo.png"), timeout=60_000)  # still works
 
     phone = browser.new_page(viewport={"width": 390, "height": 800})
     phone.goto(page)
