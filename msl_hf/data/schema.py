@@ -222,7 +222,10 @@ class MultiLabelCollator:
             raise ValueError(f"ignored_as must be 'negative' or 'ignore', got {ignored_as!r}")
         self.num_labels, self.ignored_as = num_labels, ignored_as
 
-    def __call__(self, items: Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        """Returns `pixel_values` (B, 3, H, W) float and `labels` (B, C) float."""
+    def __call__(self, items: Sequence[Mapping]) -> dict[str, torch.Tensor | list[str]]:
+        """Returns `pixel_values` (B, 3, H, W) float, `labels` (B, C) float and, where items have them, `image_ids`."""
         targets = make_targets(items, self.num_labels, self.ignored_as)
-        return {"pixel_values": torch.stack([item["pixel_values"] for item in items]), "labels": targets}
+        batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items]), "labels": targets}
+        if all(item.get("image_id") is not None for item in items):
+            batch["image_ids"] = [item["image_id"] for item in items]
+        return batch

@@ -97,7 +97,7 @@ class ImageDataset(Dataset):
         return self.transform(self.dataset[index], index)
 
     def transform(self, row: dict, index: int) -> dict:
-        """An undecoded row and its index -> `pixel_values` (3, H, W), `labels`, `ignored`."""
+        """An undecoded row and its index -> `pixel_values` (3, H, W), `labels`, `ignored`, `image_id`."""
         if self.augment:
             # The shortest side of a crop, relative to that of the image; a larger image than it takes is not decoded.
             share = math.sqrt(self.crop_scale[0] * CROP_RATIO[0])
@@ -107,7 +107,8 @@ class ImageDataset(Dataset):
             pixel_values = augmented_pixel_values(image, self.processor, rng, self.crop_scale)
         else:
             pixel_values = self.processor(read_image(row), return_tensors="pt")["pixel_values"][0]
-        return {"pixel_values": pixel_values, "labels": row["labels"], "ignored": row.get("ignored")}
+        known = {name: row.get(name) for name in ("ignored", "image_id")}
+        return {"pixel_values": pixel_values, "labels": row["labels"], **known}
 
 
 class StreamedImages(IterableDataset):
@@ -127,6 +128,8 @@ class StreamedImages(IterableDataset):
     def __init__(self, dataset, processor, drop_bad_images: bool = False, shuffle_buffer: int = 1000, **kwargs):
         self.images = ImageDataset(dataset, processor, **kwargs)
         self.drop_bad_images = drop_bad_images
+        # Accelerate sends the batches of a stream from one process to the others, and cannot join lists of strings.
+        self.with_ids = int(os.environ.get("WORLD_SIZE", 1)) == 1
         if shuffle_buffer:
             self.images.dataset = self.images.dataset.shuffle(seed=self.images.seed, buffer_size=shuffle_buffer)
 
@@ -140,7 +143,8 @@ class StreamedImages(IterableDataset):
         first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         for position, row in enumerate(self.images.dataset):
             try:
-                yield self.images.transform(row, first + step * position)
+                item = self.images.transform(row, first + step * position)
+                yield item if self.with_ids else {**item, "image_id": None}
             except DataError as error:
                 if not self.drop_bad_images:
                     raise

@@ -1,16 +1,20 @@
 """A training run from its arguments to its model folder."""
 
+import contextlib
 import importlib.metadata
 import math
 import re
 import shlex
+import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import transformers
 from datasets import IterableDataset
+from safetensors import SafetensorError
 
 from ..data.schema import DataError, MultiLabelCollator, class_names_of
 from ..data.transforms import ImageDataset, StreamedImages
@@ -21,7 +25,7 @@ from ..hub.card import write_card
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer
-from ..training.callbacks import SaveBestModel, best_evaluation
+from ..training.callbacks import SaveBestModel, SaveOnTermination, best_evaluation
 from .arguments import Arguments, DataArguments, RunError
 from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
 from .inputs import Splits, load_masks, load_model, load_pos_weight, mask_bank, prepare_splits, user_input
@@ -81,6 +85,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         train_images = StreamedImages(splits.train, processor, arguments.data.drop_bad_images, **augmentation)
     else:
         train_images = ImageDataset(splits.train, processor, **augmentation)
+    termination = SaveOnTermination()
     trainer = MSLTrainer(
         model=model,
         args=training,
@@ -92,9 +97,14 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         eval_data_collator=MultiLabelCollator(len(label_names), ignored_as="ignore"),
         pos_weight=pos_weight,
         compute_metrics=metrics_from_logits,
-        callbacks=[] if splits.selection is None else [SaveBestModel(training.output_dir)],
+        callbacks=[termination] if splits.selection is None else [SaveBestModel(training.output_dir), termination],
     )
-    trainer.train(resume_from_checkpoint=resume)
+    with _full_disk_explained(output_dir):
+        trainer.train(resume_from_checkpoint=resume)
+    if termination.stopped:
+        print(f"Stopped by SIGTERM after step {trainer.state.global_step}, which is saved; the same command with "
+              "--resume_from_checkpoint goes on")  # fmt: skip
+        sys.exit(128 + signal.SIGTERM)
     train_seconds = time.time() - start
 
     results = {"last": {"epoch": trainer.state.epoch, **evaluate(trainer, splits, processor, test_masks)}}
@@ -142,6 +152,20 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     if training.push_to_hub:
         trainer.push_to_hub(model_name=output_dir.resolve().name)
     return report
+
+
+@contextlib.contextmanager
+def _full_disk_explained(folder: Path) -> Iterator[None]:
+    """Within: what fails while the disk is full is said to be that; each library has an error of its own for it."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if shutil.disk_usage(folder).free > 2**24:
+            raise
+        raise RunError(
+            f"{folder}: the disk is full ({error}). The checkpoints before this one are whole: free some space, "
+            "and go on with --resume_from_checkpoint"
+        ) from error
 
 
 def hub_id(source: str | None) -> str | None:

@@ -1,5 +1,10 @@
 """Callbacks that the trainer adds by itself."""
 
+import signal
+import threading
+
+import torch
+from accelerate.utils import reduce
 from transformers import TrainerCallback
 
 
@@ -36,6 +41,35 @@ class SaveBestModel(TrainerCallback):
         model.save_pretrained(self.folder)
         if processing_class is not None:
             processing_class.save_pretrained(self.folder)
+
+
+class SaveOnTermination(TrainerCallback):
+    """On SIGTERM, the warning of schedulers, finish the step, save a checkpoint and stop.
+
+    Attributes:
+        stopped: Whether that has happened.
+    """
+
+    def __init__(self):
+        self.asked, self.stopped, self._earlier = False, False, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._earlier = signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_) -> None:
+        self.asked = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        asked = self.asked
+        if args.world_size > 1:  # the signal does not reach all processes within the same step
+            asked = bool(reduce(torch.tensor(float(asked), device=args.device), reduction="sum"))
+        if asked:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._earlier is not None:
+            signal.signal(signal.SIGTERM, self._earlier)
 
 
 def best_evaluation(log_history: list[dict]) -> dict | None:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
@@ -132,9 +134,11 @@ class MSLTrainer(Trainer):
         losses = self.loss(logits, masked_logits, labels)
         if not torch.isfinite(losses["loss"]):
             parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+            images = f" on the images {', '.join(inputs['image_ids'])}" if "image_ids" in inputs else ""
             raise FloatingPointError(
-                f"the loss is not finite at step {self.state.global_step} ({parts}); the checkpoints written so far "
-                "are good. Lower the learning rate, or clip gradients with --max_grad_norm 1"
+                f"the loss is not finite at step {self.state.global_step} ({parts}){images}; the checkpoints written "
+                f"so far are good{self._last_checkpoint()}. Lower the learning rate, or clip gradients with "
+                "--max_grad_norm 1"
             )
         for name, value in losses.items():
             if name != "loss":
@@ -142,6 +146,10 @@ class MSLTrainer(Trainer):
                 self._component_sums[name] = total + value.detach()
         self._component_count += 1
         return (losses["loss"], {"loss": losses["loss"], "logits": logits}) if return_outputs else losses["loss"]
+
+    def _last_checkpoint(self) -> str:
+        folder = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+        return f", the last one is {folder}" if folder else ""
 
     def _mask(self, pixel_values, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Fresh masks (B, 1, H, W), and the masked images."""

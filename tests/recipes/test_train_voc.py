@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -178,6 +179,48 @@ def test_killed_run_resumes_to_the_same_weights(backbone_folder, scenes, tmp_pat
         assert all(torch.equal(value, two[key]) for key, value in one.items()), name
     results = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("whole", "killed")]
     assert results[0]["best"] == results[1]["best"] and results[0]["last"] == results[1]["last"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_exits(processes, backbone_folder, scenes, tmp_path):
+    """The scheduler's warning: a checkpoint of the step at hand, a message, and the same weights after all."""
+    flags = ["--data_dir", str(scenes), "--backbone", str(backbone_folder("timm_resnet")), *TINY,
+             "--num_train_epochs", "30", "--save_strategy", "steps", "--save_steps", "1000"]  # fmt: skip
+    launcher = ("torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
+    whole = launch(*flags, "--output_dir", str(tmp_path / "whole"), launcher=launcher)
+    stopped = launch(*flags, "--output_dir", str(tmp_path / "stopped"), "--logging_steps", "1", launcher=launcher)
+    for line in stopped.stdout:
+        if "'loss'" in line:
+            break
+    os.killpg(stopped.pid, signal.SIGTERM)
+    output, _ = stopped.communicate(timeout=120)
+    assert stopped.returncode != 0 and "Stopped by SIGTERM after step" in output, output[-2000:]
+    assert "Traceback" not in output.split("torch.distributed")[0]
+    (checkpoint,) = (tmp_path / "stopped").glob("checkpoint-*")
+    assert f"step {checkpoint.name.split('-')[1]}" in output and not (tmp_path / "stopped" / "metrics.json").exists()
+    whole.communicate(timeout=240)
+    resumed = launch(*flags, "--output_dir", str(tmp_path / "stopped"), "--resume_from_checkpoint", launcher=launcher)
+    output, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, output[-2000:]
+    one, two = (load_file(tmp_path / run / "last" / "model.safetensors") for run in ("whole", "stopped"))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+def test_a_full_disk_is_called_so(tmp_path, monkeypatch):
+    from msl_hf.runs import train as module
+    from msl_hf.runs.arguments import RunError
+
+    def run(free: int, error: Exception):
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        with module._full_disk_explained(tmp_path):
+            raise error
+
+    for error in (OSError(28, "No space left"), RuntimeError("PytorchStreamWriter failed")):
+        with pytest.raises(RunError, match="the disk is full .* --resume_from_checkpoint"):
+            run(1000, error)
+        with pytest.raises(type(error)):
+            run(10**12, error)
 
 
 @pytest.mark.slow

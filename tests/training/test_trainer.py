@@ -4,7 +4,7 @@ from tiny import BACKBONES
 from transformers import Trainer, TrainerCallback
 
 from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
-from msl_hf.data import build_processor
+from msl_hf.data import MultiLabelCollator, build_processor
 from msl_hf.evaluation.metrics import metrics_from_logits
 from msl_hf.training.trainer import joint_equals_separate
 
@@ -277,6 +277,21 @@ def test_non_finite_loss_stops_with_the_step(make_trainer):
     with pytest.raises(FloatingPointError, match="not finite at step 2.*recognition nan"):
         trainer.train()
     assert trainer.state.global_step == 2
+
+
+def test_non_finite_loss_names_images_and_checkpoint(make_trainer, tmp_path):
+    """Through the collator of the package, whose batches say which images they hold."""
+    items = [{"pixel_values": torch.randn(3, 32, 32), "labels": [0], "image_id": f"photo {i}"} for i in range(8)]
+    items[5]["pixel_values"] = torch.full((3, 32, 32), float("inf"))
+    trainer = make_trainer(loss_weights=[1, 0, 0], max_steps=3, save_strategy="steps", save_steps=1)
+    trainer.data_collator, good = MultiLabelCollator(3), trainer.train_dataset
+    rows = [{"pixel_values": good.images[i], "labels": [0], "image_id": f"good {i}"} for i in range(8)]
+    trainer.train_dataset = rows
+    trainer.args.max_steps = 1
+    trainer.train()
+    trainer.train_dataset = items
+    with pytest.raises(FloatingPointError, match=r"on the images .*photo 5.*the last one is .*checkpoint-1"):
+        trainer.train()
 
 
 def test_bfloat16_on_a_cpu_follows_float32(make_trainer, tiny_model):
