@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +125,22 @@ def test_two_shares_are_all_images_once(photos):
     processor = build_processor(None, 32)
     shares = [[name for name, _ in predict_module._Images(rows, processor, {}, rank, 2)] for rank in range(2)]
     assert sorted(shares[0] + shares[1]) == sorted(rows.positions) and abs(len(shares[0]) - len(shares[1])) <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(photos):
+    recipe = str(Path(__file__).parents[2] / "recipes" / "predict.py")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", recipe,
+               "--model", str(photos / "model"), "--images", str(photos / "photos"), "--threshold", "0", "--batch_size",
+               "2", "--use_cpu", "true", "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    predict(arguments(photos, "alone.jsonl"))
+    shared, alone = (read_predictions(photos / "out" / name) for name in ("labels.jsonl", "alone.jsonl"))
+    assert [(row["image"], row["labels"]) for row in shared] == [(row["image"], row["labels"]) for row in alone]
+    assert not list((photos / "out").glob(".*part*")) and "1 images could not be read" in done.stdout
 
 
 def test_what_images_are_found(photos):
