@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import math
+import os
 import re
 import shlex
 import shutil
@@ -55,6 +56,9 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     start = time.time()
     training = arguments.training
     output_dir = Path(training.output_dir)
+    if training.device.type == "cpu" and (training.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "") == "true"):
+        raise RunError("FSDP needs GPUs (on CPUs Accelerate would run plain data parallelism without a word); launch "
+                       "without it")  # fmt: skip
     keep_freed_memory()
     threads = set_cpu_threads(arguments.run.cpu_threads)
     transformers.set_seed(training.seed)  # the new head's weights

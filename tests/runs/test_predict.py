@@ -131,8 +131,8 @@ def test_two_shares_are_all_images_once(photos):
 def test_two_processes_share_the_work(photos):
     recipe = str(Path(__file__).parents[2] / "recipes" / "predict.py")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", recipe,
-               "--model", str(photos / "model"), "--images", str(photos / "photos"), "--threshold", "0", "--batch_size",
-               "2", "--use_cpu", "true", "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
+               "--model", str(photos / "model"), "--images", str(photos / "photos"), "--threshold", "0",
+               "--batch_size", "2", "--use_cpu", "true", "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
