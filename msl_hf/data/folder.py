@@ -31,7 +31,7 @@ def load_image_folder(
     features of the Hub data set; else the sorted names over all splits.
 
     Args:
-        path: The folder, or the id of a Hub data set, or a local folder of parquet files.
+        path: The folder, or the id of a Hub data set, or a local folder of parquet files or WebDataset tars.
         label_column: Column of the labels of a Hub data set, such as `objects.category`.
         class_names: The class names in order; overrides every other class list.
         streaming: Stream the Hub data set.
@@ -51,7 +51,7 @@ def load_image_folder(
     if _metadata_file(root):
         splits = {"train": root}
     if not splits:
-        if any(root.rglob("*.parquet")):
+        if any(root.rglob("*.parquet")) or any(root.rglob("*.tar")):
             return load_hub(str(path), label_column, class_names, streaming)
         raise DataError(f"{root}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}")
     if streaming:

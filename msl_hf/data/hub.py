@@ -33,7 +33,8 @@ def load_hub(
         streaming: Read rows as they are needed instead of downloading everything first.
 
     Returns:
-        `DatasetDict` of the schema, or `IterableDatasetDict` where `streaming`; other columns are dropped.
+        `DatasetDict` of the schema, or `IterableDatasetDict` where `streaming`. `ignored`, `objects` and `crop` are
+        kept where they are those of the schema; other columns are dropped.
 
     Raises:
         DataError: naming the column or row at fault.
@@ -153,6 +154,13 @@ class _LabelReader:
         return [index for index, value in enumerate(labels) if value]
 
 
+def _own_columns(features: Mapping, class_names: list[str]) -> dict:
+    """Columns beside image and labels that are as the schema has them: of data that this package prepared."""
+    schema = make_features(class_names, ignored=True, objects=True, crop=True)
+    names = ("ignored", "objects", "crop")
+    return {name: schema[name] for name in names if name in features and features[name] == schema[name]}
+
+
 def _convert(path: str, split: str, dataset, image_column: str, reader: _LabelReader):
     """Labels and ids go into an Arrow file of their own, a thousand rows at a time: memory does not grow with rows."""
     from datasets import concatenate_datasets
@@ -169,7 +177,7 @@ def _convert(path: str, split: str, dataset, image_column: str, reader: _LabelRe
         }
 
     features = make_features(reader.class_names)
-    images = dataset.select_columns([image_column])
+    images = dataset.select_columns([image_column, *_own_columns(dataset.features, reader.class_names)])
     if image_column != "image":
         images = images.rename_column(image_column, "image")
     rows = dataset.select_columns([top, "image_id"] if has_ids else [top])
@@ -184,9 +192,17 @@ def _convert_stream(path: str, split: str, dataset, image_column: str, reader: _
 
     def convert(row: dict, number: int) -> dict:
         labels = reader(row[reader.label_column.split(".")[0]], f"{path}, split {split}, row {number}")
-        return {"image": row[image_column], "labels": labels, "image_id": f"{split}/{number}"}
+        image_id = f"{split}/{row.get('image_id', number)}"
+        return {
+            "image": row[image_column],
+            "labels": labels,
+            "image_id": image_id,
+            **{name: row[name] for name in own},
+        }
 
+    own = _own_columns(dataset.features, reader.class_names)
     features = make_features(reader.class_names)
+    features.update(own)
     features["image"] = Image(decode=False)
     dataset = dataset.cast_column(image_column, Image(decode=False))
     return dataset.map(convert, with_indices=True, remove_columns=list(dataset.features), features=features)

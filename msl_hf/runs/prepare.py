@@ -1,0 +1,99 @@
+"""VOC, COCO, WIDER or one's own folder -> parquet shards, which stream, and can be put on the Hub."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..data.schema import DataError, check_images, class_names_of, undecoded
+from .arguments import RunError
+from .inputs import user_input
+from .models import load_data
+from .output import write_json
+
+
+@dataclass
+class PrepareArguments:
+    """Which data, and where the shards go."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "Where the data lie."})
+    dataset: str = field(
+        default="voc", metadata={"help": "How they are stored.", "choices": ["voc", "coco", "wider", "folder"]}
+    )
+    year: int | None = field(default=None, metadata={"help": "Year of VOC (2007) or COCO (2014)."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the labels in a Hub data set."})
+    classes: str | None = field(default=None, metadata={"help": "File with the class names of a folder."})
+    splits: list[str] | None = field(
+        default=None, metadata={"help": "Which splits; default: all, but trainval where train and val are there."}
+    )
+    shard_images: int = field(default=2000, metadata={"help": "Images in a file."})
+    drop_bad_images: bool = field(default=False, metadata={"help": "Leave out missing and broken images."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the shards."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Upload them as this data set of the Hub."})
+
+
+def prepare(arguments: PrepareArguments) -> dict:
+    """Write `data/<split>-00000-of-0000N.parquet` with the image files as they are, and all columns of the schema.
+
+    Complete shards are not written again. `load_image_folder(output_dir)`, with or without streaming, reads them.
+
+    Returns:
+        What `metrics.json` holds: `num_images` of each split, `num_shards`, `classes`.
+    """
+    if arguments.data_dir is None or arguments.output_dir is None:
+        raise RunError("say where the data lie and where the shards go: --data_dir FOLDER --output_dir FOLDER")
+    if arguments.shard_images < 1:
+        raise RunError(f"--shard_images must be at least 1, got {arguments.shard_images}")
+    with user_input():
+        datasets = load_data(arguments)
+    missing = sorted(set(arguments.splits or ()) - set(datasets))
+    if missing:
+        raise RunError(f"there is no split {missing[0]!r}; the data have {', '.join(datasets)}")
+    has_parts = {"train", "val"} <= set(datasets)
+    chosen = arguments.splits or [split for split in datasets if split != "trainval" or not has_parts]
+    folder = Path(arguments.output_dir) / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    report: dict = {"num_images": {}, "num_shards": 0, "classes": class_names_of(datasets[chosen[0]])}
+    for split in chosen:
+        dataset, dropped = check_images(datasets[split], drop=arguments.drop_bad_images)
+        for message in dropped:
+            print(f"Left out: {message}")
+        report["num_images"][split] = len(dataset)
+        report["num_shards"] += _write_shards(dataset, split, folder, arguments.shard_images)
+    write_json(Path(arguments.output_dir) / "metrics.json", report)
+    counts = ", ".join(f"{count} of {split}" for split, count in report["num_images"].items())
+    print(f"Images: {counts}; {report['num_shards']} files: {folder}")
+    if arguments.hub_dataset_id is not None:
+        from huggingface_hub import HfApi
+
+        repo_id = HfApi().create_repo(arguments.hub_dataset_id, repo_type="dataset", exist_ok=True).repo_id
+        HfApi().upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=arguments.output_dir)
+        print(f"Uploaded: {repo_id}")
+    return report
+
+
+def _write_shards(dataset, split: str, folder: Path, shard_images: int) -> int:
+    from datasets import Dataset
+
+    images, count = undecoded(dataset), -(-len(dataset) // shard_images)
+    for number in range(count):
+        file = folder / f"{split}-{number:05d}-of-{count:05d}.parquet"
+        if file.is_file():
+            continue
+        rows = images.select(range(number * shard_images, min((number + 1) * shard_images, len(images))))
+        embedded = [{**row, "image": _embedded(row["image"])} for row in rows]
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        Dataset.from_list(embedded, features=images.features).cast_column(
+            "image", dataset.features["image"]
+        ).to_parquet(temporary)
+        os.replace(temporary, file)
+    return count
+
+
+def _embedded(image: dict) -> dict:
+    """With the bytes of the file, and its name alone."""
+    if image["bytes"] is not None:
+        return image
+    try:
+        return {"bytes": Path(image["path"]).read_bytes(), "path": os.path.basename(image["path"])}
+    except OSError as error:
+        raise DataError(f"{image['path']}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,16 @@
+r"""VOC, COCO, WIDER-Attribute or a folder of your own -> parquet files that stream, for disk or for the Hub.
+
+    python recipes/prepare.py --dataset coco --data_dir data/coco --output_dir data/coco-parquet
+    accelerate launch recipes/train_folder.py --data_dir data/coco-parquet --streaming true --max_steps 50000 ...
+
+--hub_dataset_id me/coco uploads them. The image files are copied as they are; no label, box or ignored entry is lost.
+"""
+
+import sys
+
+from msl_hf.runs.arguments import parse_flags
+from msl_hf.runs.prepare import PrepareArguments, prepare
+from msl_hf.runs.train import main
+
+if __name__ == "__main__":
+    main(lambda: prepare(*parse_flags(sys.argv[1:], __doc__, PrepareArguments)))

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from trees import make_coco, make_wider
+
+from msl_hf.data import load_coco, load_image_folder, load_voc, load_wider
+from msl_hf.data.schema import column, read_image, undecoded
+from msl_hf.runs.arguments import RunError
+from msl_hf.runs.prepare import PrepareArguments, prepare
+
+
+def assert_same(found, expected, split: str):
+    """All columns but the image, and the pixels."""
+    assert [f"{split}/{name}" for name in column(expected, "image_id")] == column(found, "image_id")
+    assert found.features["labels"] == expected.features["labels"]
+    for name in set(expected.features) - {"image", "image_id"}:
+        assert column(found, name) == column(expected, name), name
+    for one, two in zip(undecoded(found), undecoded(expected), strict=True):
+        assert np.array_equal(np.asarray(read_image(one)), np.asarray(read_image(two)))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_voc_survives_the_round_trip(streaming, scenes, tmp_path):
+    report = prepare(PrepareArguments(str(scenes), shard_images=5, output_dir=str(tmp_path)))
+    assert report["num_images"] == {"train": 24, "val": 10, "test": 11} and report["num_shards"] == 5 + 2 + 3
+    found, expected = load_image_folder(tmp_path, streaming=streaming), load_voc(scenes)
+    if streaming:
+        rows = list(undecoded(found["test"]))
+        assert [row["labels"] for row in rows] == column(expected["test"], "labels")
+        assert [row["objects"] for row in rows] == column(expected["test"], "objects")
+        assert rows[3]["image_id"] == f"test/{column(expected['test'], 'image_id')[3]}"
+        return
+    for split in ("train", "test"):
+        assert_same(found[split], expected[split], split)
+
+
+def test_coco_and_wider(tmp_path):
+    coco, wider = make_coco(tmp_path / "coco"), make_wider(tmp_path / "wider")
+    for name, root, load in (("coco", coco, load_coco), ("wider", wider, load_wider)):
+        output = tmp_path / f"{name}-parquet"
+        prepare(PrepareArguments(str(root), dataset=name, output_dir=str(output)))
+        found = load_image_folder(output)
+        for split, expected in load(root).items():
+            assert_same(found[split], expected, split)
+
+
+def test_complete_shards_are_left_alone(scenes, tmp_path):
+    arguments = PrepareArguments(str(scenes), shard_images=10, splits=["train"], output_dir=str(tmp_path))
+    prepare(arguments)
+    files = sorted((tmp_path / "data").iterdir())
+    assert [file.name for file in files] == [f"train-{n:05d}-of-00003.parquet" for n in range(3)]
+    content, times = files[1].read_bytes(), [file.stat().st_mtime_ns for file in files]
+    files[1].unlink()
+    prepare(arguments)
+    assert files[1].read_bytes() == content
+    assert [file.stat().st_mtime_ns for file in files[::2]] == times[::2]
+
+
+def test_wrong_arguments(scenes, tmp_path):
+    with pytest.raises(RunError, match="--output_dir FOLDER"):
+        prepare(PrepareArguments(str(scenes)))
+    with pytest.raises(RunError, match="no split 'tset'; the data have"):
+        prepare(PrepareArguments(str(scenes), splits=["tset"], output_dir=str(tmp_path)))
