@@ -128,8 +128,9 @@ class StreamedImages(IterableDataset):
     def __init__(self, dataset, processor, drop_bad_images: bool = False, shuffle_buffer: int = 1000, **kwargs):
         self.images = ImageDataset(dataset, processor, **kwargs)
         self.drop_bad_images = drop_bad_images
-        # Accelerate sends the batches of a stream from one process to the others, and cannot join lists of strings.
-        self.with_ids = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        # Where processes were launched, Accelerate sends the batches of a stream from one to the others, and cannot
+        # do so with strings.
+        self.with_ids = "WORLD_SIZE" not in os.environ
         if shuffle_buffer:
             self.images.dataset = self.images.dataset.shuffle(seed=self.images.seed, buffer_size=shuffle_buffer)
 

@@ -1,5 +1,9 @@
 """Data sets as others publish them, saved as parquet, which loads as a Hub id does."""
 
+import io
+import json
+import tarfile
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
@@ -78,3 +82,19 @@ def test_errors(tmp_path):
         load_image_folder(folder, streaming=True)
     with pytest.raises(DataError, match="no-such/data-set: no such folder, and no such data set"):
         load_image_folder("no-such/data-set")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_tars(streaming, tmp_path):
+    """Images and JSON files side by side in tars, as WebDataset has them."""
+    with tarfile.open(tmp_path / "train-00000.tar", "w") as tar:
+        for number, labels in enumerate(TRUTH):
+            picture = io.BytesIO()
+            PILImage.new("RGB", (8, 8), (40 * number, 0, 0)).save(picture, "PNG")
+            described = json.dumps({"labels": [NAMES[label] for label in labels]}).encode()
+            for ending, content in (("png", picture.getvalue()), ("json", described)):
+                info = tarfile.TarInfo(f"{number:04d}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    data = load_image_folder(tmp_path, label_column="json.labels", class_names=NAMES, streaming=streaming)["train"]
+    assert [row["labels"] for row in data] == TRUTH

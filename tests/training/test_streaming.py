@@ -1,0 +1,54 @@
+"""Every sample of a stream reaches exactly one process, once."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, List
+from PIL import Image as PILImage
+
+SCRIPT = """
+import json, os, sys
+os.environ["HF_HUB_OFFLINE"] = "1"
+import torch
+from msl_hf import MSLForImageClassification, MSLTrainer, MSLTrainingArguments, MaskBank
+from msl_hf.data import MultiLabelCollator, build_processor, load_image_folder
+from msl_hf.data.transforms import StreamedImages
+
+data, backbone, output, workers = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+torch.set_num_threads(1)
+stream = load_image_folder(data, streaming=True)["train"]
+processor = build_processor(None, 32, [0.0] * 3, [1.0] * 3)
+args = MSLTrainingArguments(output + "-run", use_cpu=True, max_steps=3, per_device_train_batch_size=4,
+                            dataloader_num_workers=workers, dataloader_drop_last=False)
+trainer = MSLTrainer(MSLForImageClassification.from_backbone(backbone, ["a", "b"], image_size=32), args,
+                     MaskBank.patches(), processor, train_dataset=StreamedImages(stream, processor, shuffle_buffer=7),
+                     data_collator=MultiLabelCollator(2))
+loader = trainer.get_train_dataloader()
+found = [round(image.mean().item() * 255) for batch in loader for image in batch["pixel_values"]]
+json.dump(found, open(f"{output}-{args.process_index}.json", "w"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_sample_once(processes, workers, backbone_folder, tmp_path):
+    """48 images of as many greys in four files; shuffled, but all there, and none twice."""
+    (tmp_path / "data").mkdir()
+    features = Features({"image": Image(), "labels": List(ClassLabel(names=["a", "b"]))})
+    for file in range(4):
+        greys = [5 * (12 * file + number) for number in range(12)]
+        images = [PILImage.fromarray(np.full((32, 32, 3), grey, np.uint8)) for grey in greys]
+        rows = Dataset.from_dict({"image": images, "labels": [[0]] * 12}, features=features)
+        rows.to_parquet(tmp_path / "data" / f"train-{file:05d}-of-00004.parquet")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
+               str(tmp_path / "script.py"), str(tmp_path / "data"), str(backbone_folder("timm_resnet")),
+               str(tmp_path / "out"), str(workers)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shares = [json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in range(processes)]
+    assert all(shares) and sorted(sum(shares, [])) == [5 * number for number in range(48)]
