@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .hub import load_hub
 from .labels import CLASS_FILES, class_file, read_class_names, sorted_names, to_indices
-from .schema import DataError, make_features
+from .schema import DataError, make_features, path_inside
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 LABEL_COLUMN = "labels"
@@ -81,8 +81,8 @@ def _read_rows(folder: Path, metadata: Path) -> Iterable[dict]:
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
             raise DataError(f"{where}: has no file_name")
-        file = folder / name
-        if not file.resolve().is_relative_to(folder.resolve()):
+        file = path_inside(folder, name, where)
+        if not file.resolve().is_relative_to(folder.resolve()):  # through a link
             raise DataError(f"{where}: file_name {name!r} leads out of the folder")
         if file in seen:
             raise DataError(f"{where}: {name} has been listed already, at {seen[file]}")

@@ -81,6 +81,8 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
     """`folder / name`, for a name that stays within the folder."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DataError(f"{where}: file_name {name!r} leads out of the folder")
+    if "\0" in name:
+        raise DataError(f"{where}: file_name {name!r} holds a zero byte")
     return folder / name
 
 

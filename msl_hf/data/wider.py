@@ -66,8 +66,12 @@ def _cut_out(batch: dict[str, list]) -> dict[str, list]:
 
 def _read_class_names(file: Path, content: dict) -> list[str]:
     """Attribute names in the order of their ids; the official ones where the file has no map."""
-    names = content.get("attribute_id_map") or dict(enumerate(CLASSES))
-    return read_record(names, f"{file}: attribute_id_map", lambda r: [str(r[key]) for key in sorted(r, key=int)])
+    given = content.get("attribute_id_map") or dict(enumerate(CLASSES))
+    where = f"{file}: attribute_id_map"
+    names = read_record(given, where, lambda r: [str(r[key]) for key in sorted(r, key=int)])
+    if len(set(names)) != len(names):
+        raise DataError(f"{where}: names an attribute twice")
+    return names
 
 
 def _read_split(file: Path, content: dict, num_attributes: int, folder: Path) -> dict[str, list]:

@@ -171,6 +171,7 @@ class MSLForImageClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
+        kwargs.setdefault("use_safetensors", True)  # never fall back to a pickle
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._freeze_unused_parameters()  # loading replaces the parameters and forgets that they were frozen

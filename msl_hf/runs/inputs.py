@@ -187,7 +187,7 @@ def load_trained(path: str):
     try:
         network = MSLForImageClassification.from_pretrained(path)
         return network, transformers.AutoImageProcessor.from_pretrained(path)
-    except OSError as error:
+    except Exception as error:  # what a damaged config.json raises is as varied as the damage
         raise RunError(f"{path}: is no model folder and no model of the Hub that can be loaded ({error})") from error
 
 
