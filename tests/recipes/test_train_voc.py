@@ -150,7 +150,7 @@ def test_broken_images_stop_the_run_or_are_dropped(recipe, tmp_path, scenes, cap
 
 def launch(*flags, launcher=("accelerate.commands.launch",)) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", *launcher, RECIPE, *flags],
+        [sys.executable, *(("-m", *launcher) if launcher else ()), RECIPE, *flags],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
@@ -187,7 +187,7 @@ def test_sigterm_saves_and_exits(processes, backbone_folder, scenes, tmp_path):
     """The scheduler's warning: a checkpoint of the step at hand, a message, and the same weights after all."""
     flags = ["--data_dir", str(scenes), "--backbone", str(backbone_folder("timm_resnet")), *TINY,
              "--num_train_epochs", "30", "--save_strategy", "steps", "--save_steps", "1000"]  # fmt: skip
-    launcher = ("torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
+    launcher = ("torch.distributed.run", "--standalone", f"--nproc_per_node={processes}") if processes > 1 else ()
     whole = launch(*flags, "--output_dir", str(tmp_path / "whole"), launcher=launcher)
     stopped = launch(*flags, "--output_dir", str(tmp_path / "stopped"), "--logging_steps", "1", launcher=launcher)
     for line in stopped.stdout:
@@ -196,7 +196,7 @@ def test_sigterm_saves_and_exits(processes, backbone_folder, scenes, tmp_path):
     os.killpg(stopped.pid, signal.SIGTERM)
     output, _ = stopped.communicate(timeout=120)
     assert stopped.returncode != 0 and "Stopped by SIGTERM after step" in output, output[-2000:]
-    assert "Traceback" not in output.split("torch.distributed")[0]
+    assert processes > 1 or ("Traceback" not in output and stopped.returncode == 128 + signal.SIGTERM)
     (checkpoint,) = (tmp_path / "stopped").glob("checkpoint-*")
     assert f"step {checkpoint.name.split('-')[1]}" in output and not (tmp_path / "stopped" / "metrics.json").exists()
     whole.communicate(timeout=240)
