@@ -98,10 +98,7 @@ class MSLForImageClassification(PreTrainedModel):
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         # The wrapped backbone knows how to checkpoint itself; the head is cheap.
-        if enable:
-            self.backbone.gradient_checkpointing_enable()
-        else:
-            self.backbone.gradient_checkpointing_disable()
+        self.backbone._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @classmethod
     def from_backbone(

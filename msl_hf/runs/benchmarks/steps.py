@@ -36,7 +36,7 @@ TRAINER = {
     "ours_bf16": {"bf16": True},
     "visible": {"masked_forward": "visible"},
     "sequential": {"masked_forward": "sequential"},
-    "checkpointed": {"activation_checkpointing": True},
+    "checkpointed": {"gradient_checkpointing": True},
     "ours_compiled": {"torch_compile": True},
     "ours_bf16_compiled": {"bf16": True, "torch_compile": True},
 }
@@ -115,8 +115,8 @@ class TrainerStep:
         self.trainer = MSLTrainer(self.model, arguments, masks=masks, processing_class=processor)
         self.trainer.current_gradient_accumulation_steps = 1  # which `train` would set
         self.optimizer = self.trainer.create_optimizer()
-        if arguments.activation_checkpointing:  # as `Trainer.train` does
-            self.model.activation_checkpointing_enable()
+        if arguments.gradient_checkpointing:  # as `Trainer.train` does
+            self.model.gradient_checkpointing_enable()
         if arguments.torch_compile:
             self.model = torch.compile(self.model)
 
