@@ -1,6 +1,5 @@
 """A trained model for machines without PyTorch, checked against the model, and int8 measured on real images."""
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ import torch
 
 from ..data.schema import class_names_of
 from ..data.transforms import ImageDataset
-from ..evaluation.metrics import multilabel_metrics
+from ..evaluation.metrics import multilabel_metrics, probabilities
 from ..hub.export import (
     INT8_FILE,
     ONNX_FILE,
@@ -109,8 +108,7 @@ def _measure(arguments: ExportArguments, folder: Path, threads: int) -> dict:
             start = time.perf_counter()
             logits.append(network(batch))
             seconds.append((time.perf_counter() - start) / len(batch))
-        scores = 1 / (1 + np.exp(-np.concatenate(logits)[:, model.columns]))
-        metrics = multilabel_metrics(scores, targets)
+        metrics = multilabel_metrics(probabilities(np.concatenate(logits)[:, model.columns]), targets)
         result[name] = {**metrics, "images_per_second": 1 / statistics.median(seconds)}
     return result
 
@@ -128,7 +126,7 @@ def _torch_network(network: torch.nn.Module) -> Callable[[np.ndarray], np.ndarra
 
 def _batches(images: ImageDataset, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(images), size):
-        chosen = itertools.islice(range(start, len(images)), size)
+        chosen = range(start, min(start + size, len(images)))
         yield torch.stack([images[index]["pixel_values"] for index in chosen]).numpy()
 
 

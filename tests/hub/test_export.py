@@ -84,6 +84,13 @@ def test_what_differs_is_not_called_done(tiny_model, processor):
         export._check(model, lambda images: np.ones((len(images), 3), np.float32), False, "x.onnx")
 
 
+def test_networks_with_the_padding_of_tensorflow_keep_their_size():
+    from msl_hf import MSLForImageClassification
+
+    model = MSLForImageClassification.from_backbone("tf_efficientnet_lite0", ["a"], image_size=64, pretrained=False)
+    assert not export.takes_any_size(model)
+
+
 def test_description(tiny_model, processor):
     described = export.describe(tiny_model(), processor)
     assert described["labels"] == ["cat", "dog", "fish"] and described["thresholds"] == [0.5] * 3
