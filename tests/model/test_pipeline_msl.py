@@ -1,3 +1,7 @@
+import functools
+import http.server
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +67,16 @@ def test_every_kind_of_input_gives_the_same(folder):
     gray = classify(np.asarray(image.convert("L")))
     same = classify(image.convert("L"))
     assert [entry["score"] for entry in gray] == pytest.approx([entry["score"] for entry in same], abs=2e-3)
+
+
+def test_url(folder):
+    path, image, scores = folder
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = classifier(folder, threshold=0)(f"http://127.0.0.1:{server.server_port}/photo.png", timeout=10)
+        server.shutdown()
+    assert found == classifier(folder, threshold=0)(image)
 
 
 def test_batches_and_generators(folder):
