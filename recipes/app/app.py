@@ -13,7 +13,7 @@ import gradio as gr
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from msl_hf import MaskBank, apply_mask
 from msl_hf.data.schema import DataError, read_image
@@ -83,7 +83,7 @@ def hide(image: Image.Image, keep: np.ndarray) -> Image.Image:
 
 
 def open_photograph(file: str | None) -> Image.Image:
-    """An uploaded file as an upright RGB image of at most SIDE pixels a side.
+    """An uploaded file as an upright RGB image, the longer side of SIDE pixels.
 
     Raises:
         gr.Error: with what is wrong with the file.
@@ -98,8 +98,7 @@ def open_photograph(file: str | None) -> Image.Image:
         image = read_image({"image": {"path": file, "bytes": None}})
     except (OSError, Image.DecompressionBombError, DataError) as error:
         raise gr.Error(f"{Path(file).name} is not a photograph that can be read (JPEG, PNG or WebP).") from error
-    image.thumbnail((SIDE, SIDE))
-    return image
+    return ImageOps.contain(image, (SIDE, SIDE))
 
 
 def painted(editor: dict | None) -> tuple[Image.Image, np.ndarray]:
