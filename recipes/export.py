@@ -5,7 +5,7 @@ r"""A trained model for machines without PyTorch.
     python recipes/export.py --model outputs/photos --format onnx int8 --dataset folder --data_dir photos \
         --output_dir outputs/photos-int8
 
-Every file is compared with the model before it is called done; int8 is calibrated and measured on your images.
+onnx and torch are compared with the model before they are called done; int8 is calibrated and measured on your images.
 """
 
 import sys
