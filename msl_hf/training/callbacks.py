@@ -1,11 +1,14 @@
 """Callbacks that the trainer adds by itself."""
 
+import os
 import signal
 import threading
+from pathlib import Path
 
 import torch
 from accelerate.utils import reduce
 from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
 
 class EpochForDataset(TrainerCallback):
@@ -26,21 +29,35 @@ class SaveBestModel(TrainerCallback):
     """Write the model to a folder whenever the evaluation during training improves its mAP.
 
     The best so far is read from the log history, which travels in the checkpoints: a resumed run never overwrites a
-    better model of before the interruption.
+    better model of before the interruption. For that an epoch is evaluated before its last step is saved, and not
+    after, as `Trainer` does where `save_strategy` is "steps".
 
     Args:
         folder: Where the model, and the processor that the trainer was given, are written.
     """
 
-    def __init__(self, folder: str):
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.eval_strategy == IntervalStrategy.EPOCH and float(state.epoch).is_integer():
+            control.should_evaluate = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if any(entry["step"] == state.global_step for entry in state.log_history if "eval_mAP" in entry):
+            control.should_evaluate = False
 
     def on_evaluate(self, args, state, control, model=None, processing_class=None, **kwargs):
         if best_evaluation(state.log_history) is not state.log_history[-1] or not state.is_world_process_zero:
             return
-        model.save_pretrained(self.folder)
+        # File by file from a folder beside: whoever is killed while writing leaves the model of before, or this one.
+        temporary = self.folder / ".best"
+        model.save_pretrained(temporary)
         if processing_class is not None:
-            processing_class.save_pretrained(self.folder)
+            processing_class.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            os.replace(file, self.folder / file.name)
+        temporary.rmdir()
 
 
 class SaveOnTermination(TrainerCallback):
@@ -66,6 +83,10 @@ class SaveOnTermination(TrainerCallback):
             asked = bool(reduce(torch.tensor(float(asked), device=args.device), reduction="sum"))
         if asked:
             self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stopped:  # within an epoch, which nobody evaluates
+            control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args, state, control, **kwargs):
         if self._earlier is not None:

@@ -203,8 +203,9 @@ def test_sigterm_saves_and_exits(processes, backbone_folder, scenes, tmp_path):
     resumed = launch(*flags, "--output_dir", str(tmp_path / "stopped"), "--resume_from_checkpoint", launcher=launcher)
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output[-2000:]
-    one, two = (load_file(tmp_path / run / "last" / "model.safetensors") for run in ("whole", "stopped"))
-    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    for name in ("last/model.safetensors", "model.safetensors"):
+        one, two = (load_file(tmp_path / run / name) for run in ("whole", "stopped"))
+        assert all(torch.equal(value, two[key]) for key, value in one.items()), name
 
 
 def test_a_full_disk_is_called_so(tmp_path, monkeypatch):
