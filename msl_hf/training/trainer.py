@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -91,6 +92,18 @@ class MSLTrainer(Trainer):
         self._micro_step = (-1, 0)  # optimizer step, and the number of the micro-batch within it
         self._component_sums: dict[str, torch.Tensor] = {}
         self._component_count = 0
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, *args) -> tuple[int, int]:
+        """(passes over the data, batches of the pass at hand) to leave out when a run goes on from a checkpoint.
+
+        `Trainer` takes `max_steps` for the length of a stream, and so forgets how often the stream has ended. The
+        epoch knows: its whole part counts the passes, its fraction the batches as a share of those `max_steps`.
+        """
+        passes, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args)
+        if isinstance(self.train_dataset, IterableDataset) and batches:
+            fraction, passes = math.modf(self.state.epoch)
+            batches = round(fraction * max_steps * self.args.gradient_accumulation_steps)
+        return int(passes), batches
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         step, micro_step = self._micro_step

@@ -6,6 +6,7 @@ from transformers import TrainerCallback
 
 from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
 from msl_hf.data import ImageDataset, MultiLabelCollator, build_processor, load_voc
+from msl_hf.data.transforms import StreamedImages
 
 
 class Kill(TrainerCallback):
@@ -58,3 +59,37 @@ def test_resumed_run_equals_the_uninterrupted_one(name, workers, tiny_model, sce
         assert torch.equal(value, expected[key]), key
     losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_where_it_was(workers, tiny_model, scenes, tmp_path):
+    """24 images in batches of 4 are 6 a pass: killed in the second and in the third pass, also at the end of one."""
+    data = load_voc(scenes)["train"]
+    processor = build_processor(None, 32)
+
+    def make(folder: str, **kwargs) -> MSLTrainer:
+        args = MSLTrainingArguments(
+            str(tmp_path / folder), use_cpu=True, disable_tqdm=True, max_steps=10, save_strategy="steps", save_steps=1,
+            per_device_train_batch_size=4, gradient_accumulation_steps=2, dataloader_num_workers=workers, seed=1,
+            logging_steps=1, save_total_limit=None,
+        )  # fmt: skip
+        return MSLTrainer(
+            model=tiny_model(label_names=data.features["labels"].feature.names),
+            args=args,
+            masks=MaskBank.patches(),
+            processing_class=processor,
+            train_dataset=StreamedImages(data.to_iterable_dataset(4), processor, augment=True, shuffle_buffer=5),
+            data_collator=MultiLabelCollator(10),
+            **kwargs,
+        )
+
+    whole = make("whole")
+    whole.train()
+    assert whole.state.global_step == 10
+    expected = whole.model.state_dict()
+    for step in (5, 6, 7):
+        resumed = make("resumed")
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (whole, resumed)]
+        assert losses[0] == losses[1]
+        assert all(torch.equal(value, expected[key]) for key, value in resumed.model.state_dict().items())
