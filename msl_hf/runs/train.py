@@ -77,11 +77,6 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         pos_weight = load_pos_weight(arguments.data.pos_weight, splits.train, arguments.data.ignored_as)
         train_masks, test_masks = load_masks(arguments.masks)
         model, processor = load_model(arguments.model, label_names)
-    if training.process_index == 0:
-        claim_output_dir(arguments)  # not before: a mistake in the input leaves no trace
-        images = "a stream of" if is_stream else len(splits.train)
-        print(f"Training on {images} images, {len(label_names)} classes, {threads} CPU threads, "
-              f"{'bfloat16 autocast' if training.bf16 else 'float32'}")  # fmt: skip
     if splits.selection is not None:
         training.eval_strategy = "epoch"
     augmentation = {"augment": True, "crop_scale": arguments.data.crop_scale, "seed": training.seed}
@@ -90,19 +85,25 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     else:
         train_images = ImageDataset(splits.train, processor, **augmentation)
     termination = SaveOnTermination()
-    trainer = MSLTrainer(
-        model=model,
-        args=training,
-        masks=train_masks,
-        processing_class=processor,
-        train_dataset=train_images,
-        eval_dataset=None if splits.selection is None else ImageDataset(splits.selection, processor),
-        data_collator=MultiLabelCollator(len(label_names), ignored_as=arguments.data.ignored_as),
-        eval_data_collator=MultiLabelCollator(len(label_names), ignored_as="ignore"),
-        pos_weight=pos_weight,
-        compute_metrics=metrics_from_logits,
-        callbacks=[termination] if splits.selection is None else [SaveBestModel(training.output_dir), termination],
-    )
+    with user_input():  # what the trainer cannot do with this network or machine
+        trainer = MSLTrainer(
+            model=model,
+            args=training,
+            masks=train_masks,
+            processing_class=processor,
+            train_dataset=train_images,
+            eval_dataset=None if splits.selection is None else ImageDataset(splits.selection, processor),
+            data_collator=MultiLabelCollator(len(label_names), ignored_as=arguments.data.ignored_as),
+            eval_data_collator=MultiLabelCollator(len(label_names), ignored_as="ignore"),
+            pos_weight=pos_weight,
+            compute_metrics=metrics_from_logits,
+            callbacks=[termination] if splits.selection is None else [SaveBestModel(training.output_dir), termination],
+        )
+    if training.process_index == 0:
+        claim_output_dir(arguments)  # not before: a mistake in the input leaves no trace
+        images = "a stream of" if is_stream else len(splits.train)
+        print(f"Training on {images} images, {len(label_names)} classes, {threads} CPU threads, "
+              f"{'bfloat16 autocast' if training.bf16 else 'float32'}")  # fmt: skip
     with _full_disk_explained(output_dir):
         trainer.train(resume_from_checkpoint=resume)
     if termination.stopped:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import Trainer
@@ -74,6 +75,10 @@ class MSLTrainer(Trainer):
                 self.masks = MaskBank.generate(1000, hole_ratio=(0.5, 0.6), seed=0)
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.eval_data_collator = eval_data_collator or self.data_collator
+        if args.sync_batch_norm and args.world_size > 1:
+            if args.device.type == "cpu":
+                raise ValueError("sync_batch_norm needs GPUs: PyTorch cannot do it on a CPU; set it to false")
+            self.model = convert_sync_batchnorm(self.model)  # parameters keep their names
         if args.channels_last:
             self.model.to(memory_format=torch.channels_last)
         if args.bf16 and args.device.type == "cpu":

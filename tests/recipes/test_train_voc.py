@@ -117,6 +117,7 @@ def test_starting_from_the_trained_model(recipe, tmp_path, monkeypatch, scenes, 
         (["--selection_split", "dev"], "no split 'dev'"),
         (["--resume_from_checkpoint"], "no complete checkpoint"),
         (["--selection_split", "test"], "test images"),
+        (["--masked_forward", "visible"], "plain ViT"),
         (["--no_such_flag"], "unknown arguments: --no_such_flag"),
     ],
 )

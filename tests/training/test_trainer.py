@@ -1,5 +1,6 @@
 import pytest
 import torch
+from timm.layers import convert_sync_batchnorm
 from tiny import BACKBONES
 from transformers import Trainer, TrainerCallback
 
@@ -324,3 +325,19 @@ def test_it_learns(make_trainer):
 def test_arguments_are_checked(wrong, message, make_trainer):
     with pytest.raises(ValueError, match=message):
         make_trainer(**wrong)
+
+
+def test_synchronised_batch_norm(make_trainer, tiny_model, monkeypatch):
+    """For one process nothing changes; for several on a CPU, where PyTorch has none, it is an error at the start."""
+    make_trainer(sync_batch_norm=True).train()
+    monkeypatch.setattr(MSLTrainingArguments, "world_size", property(lambda self: 2))
+    with pytest.raises(ValueError, match="sync_batch_norm needs GPUs"):
+        make_trainer(sync_batch_norm=True)
+    for name in ("timm_mobilenet", "hf_resnet"):  # what is trained in this way loads everywhere
+        model, images = tiny_model(name).eval(), torch.randn(2, 3, 32, 32)
+        names, logits = list(model.state_dict()), model(images).logits
+        converted = convert_sync_batchnorm(model)
+        assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+        assert not any(type(module) is torch.nn.BatchNorm2d for module in converted.modules())
+        assert list(converted.state_dict()) == names
+        torch.testing.assert_close(converted(images).logits, logits)
