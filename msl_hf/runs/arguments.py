@@ -53,6 +53,10 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on a random part of this size."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on random parts of this size."})
     drop_bad_images: bool = field(default=False, metadata={"help": "Leave out missing and broken images."})
+    check_images: bool = field(
+        default=True,
+        metadata={"help": "Decode every image before training; false for millions: a broken one stops the run later."},
+    )
     crop_scale: list[float] = field(
         default_factory=lambda: [0.7, 1.0], metadata={"help": "Share of the area of a training crop; 1 1 only flips."}
     )

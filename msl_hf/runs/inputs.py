@@ -56,6 +56,8 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
         RunError: for a split that does not exist, is empty, or shares images with the training split.
         DataError: listing all images that cannot be decoded.
     """
+    if data.drop_bad_images and not data.check_images:
+        raise RunError("--drop_bad_images leaves out what the check of all images finds; do not turn it off")
     selection = None if data.selection_split == "none" else data.selection_split
     whole = "trainval" if "trainval" in datasets and selection is None else "train"
     train = find_split(datasets, data.train_split or whole)
@@ -80,7 +82,7 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
             chosen[role] = datasets[name] if limit is None else datasets[name].take(limit)
         else:
             dataset = _downloaded(datasets[name], limit) if is_stream else datasets[name]
-            chosen[role] = check_split(dataset, name, limit, data.drop_bad_images, progress)
+            chosen[role] = check_split(dataset, name, limit, data.drop_bad_images, progress, data.check_images)
     if is_stream:
         return Splits(**chosen, names=names)
     for role in ("selection", "test"):
@@ -113,13 +115,16 @@ def _downloaded(stream: IterableDataset, limit: int | None) -> Dataset:
     return Dataset.from_list(rows, features=stream.features)
 
 
-def check_split(dataset: Dataset, name: str, limit: int | None, drop_bad_images: bool, progress: bool) -> Dataset:
+def check_split(
+    dataset: Dataset, name: str, limit: int | None, drop_bad_images: bool, progress: bool, decode: bool = True
+) -> Dataset:
     """A split, or a random part of it, without broken images; classes without a positive are named."""
     if limit is not None and limit < len(dataset):
         dataset = dataset.shuffle(seed=0).select(range(limit))
-    dataset, dropped = check_images(dataset, drop=drop_bad_images, progress=progress)
-    for message in dropped:
-        print(f"Left out: {message}")
+    if decode:
+        dataset, dropped = check_images(dataset, drop=drop_bad_images, progress=progress)
+        for message in dropped:
+            print(f"Left out: {message}")
     if len(dataset) == 0:
         raise RunError(f"split {name!r} holds no images")
     counts = np.zeros(len(class_names_of(dataset)), dtype=int)

@@ -10,7 +10,7 @@ RUN_FILE = "run.json"
 CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
 
 # What may differ between the two halves of an interrupted run without making it a different run.
-FREE_SETTINGS = ("cpu_threads", "dataset_name", "download", "license", "robustness_curve")
+FREE_SETTINGS = ("check_images", "cpu_threads", "dataset_name", "download", "license", "robustness_curve")
 
 
 def check_output_dir(arguments: Arguments) -> None:

@@ -147,6 +147,12 @@ def test_broken_images_stop_the_run_or_are_dropped(recipe, tmp_path, scenes, cap
     recipe(*flags, "--drop_bad_images", "true")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["num_train_images"] == 22
     assert capsys.readouterr().out.count("Left out: ") == 2
+    with pytest.raises(SystemExit, match="do not turn it off"):
+        recipe(*flags, "--drop_bad_images", "true", "--check_images", "false")
+    later = ["--data_dir", str(broken), "--output_dir", str(tmp_path / "later"), "--check_images", "false"]
+    with pytest.raises(SystemExit, match=f"{images[2].name}|{images[5].name}"):
+        recipe(*later)
+    assert (tmp_path / "later" / "run.json").exists()  # found when it was read
 
 
 def launch(*flags, launcher=("accelerate.commands.launch",)) -> subprocess.Popen:
