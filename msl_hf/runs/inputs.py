@@ -130,6 +130,8 @@ def check_split(
     counts = np.zeros(len(class_names_of(dataset)), dtype=int)
     for labels in column(dataset, "labels"):
         counts[labels] += 1
+    if not counts.any():
+        raise RunError(f"no image of split {name!r} shows any of its {len(counts)} classes")
     empty = [label for label, count in zip(class_names_of(dataset), counts, strict=True) if count == 0]
     if empty:
         print(f"Warning: no image of split {name!r} shows {', '.join(empty)}; left out of its mAP")

@@ -59,6 +59,10 @@ def test_classes_without_positives_are_named(scenes, capsys):
     prepare_splits(load_voc(scenes), DataArguments(max_train_samples=1), progress=False)
     warning = capsys.readouterr().out
     assert "Warning: no image of split 'trainval' shows" in warning and "left out of its mAP" in warning
+    datasets = load_voc(scenes)
+    datasets["test"] = datasets["test"].map(lambda row: {"labels": []})
+    with pytest.raises(RunError, match="no image of split 'test' shows any of its 10 classes"):
+        prepare_splits(datasets, DataArguments(), progress=False)
 
 
 def test_evaluation_masks_are_never_training_masks(tmp_path):
