@@ -30,7 +30,7 @@ def train(model, images: torch.Tensor, labels: torch.Tensor, folder, **arguments
 
 
 @pytest.mark.parametrize("loss", ["bce", "asl", "focal"])
-@pytest.mark.parametrize("num_labels", [1, 10_000])
+@pytest.mark.parametrize("num_labels", [1, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_one_class_and_ten_thousand(num_labels, loss, tiny_model, tmp_path):
     model = tiny_model("timm_resnet", label_names=[str(number) for number in range(num_labels)], num_heads=2)
     labels = (torch.rand(4, num_labels) < 0.5).float()
