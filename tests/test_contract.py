@@ -1,4 +1,4 @@
-"""The public names, parameters, defaults and flags that other people's code relies on: what breaks here, breaks theirs."""
+"""The public names, parameters, defaults and flags that other people's code relies on."""
 
 import inspect
 from dataclasses import fields

@@ -53,6 +53,10 @@ def test_cache_is_used_and_a_broken_one_is_replaced(own_cache):
     assert MaskBank.generate(3, seed=11).hole_ratios.max() == 0  # read, not drawn
     file.write_bytes(b"cut off")
     assert (masks_of(MaskBank.generate(3, seed=11)) == first).all()
+    file.write_bytes(b"")
+    assert (masks_of(MaskBank.generate(3, seed=11)) == first).all()
+    assert MaskBank.generate(3, seed=11).hole_ratios.min() > 0 and len(np.load(file)) == 3
+    assert not list(own_cache.glob("*.tmp"))
 
 
 def test_no_place_for_a_cache_is_no_error(monkeypatch):
@@ -61,6 +65,21 @@ def test_no_place_for_a_cache_is_no_error(monkeypatch):
 
     monkeypatch.setattr("msl_hf.masks.cached_assets_path", fail)
     assert len(MaskBank.generate(2, seed=12)) == 2
+
+
+def test_a_full_cache_is_no_error(own_cache, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("msl_hf.masks.np.save", fail)
+    assert len(MaskBank.generate(2, seed=13)) == 2 and not list(own_cache.glob("*-s13.npy"))
+
+
+def test_the_cache_lies_where_hugging_face_keeps_its_assets(own_cache, monkeypatch):
+    asked = []
+    monkeypatch.setattr("msl_hf.masks.cached_assets_path", lambda *a, **k: asked.append((a, k)) or own_cache)
+    MaskBank.generate(2, seed=14)
+    assert asked == [(("msl_hf",), {"namespace": "masks"})]
 
 
 def test_generated_high_masks_are_as_hard_as_nvidias():
@@ -142,6 +161,8 @@ def test_split_is_disjoint_complete_and_mixed():
     keys = [{mask.tobytes() for mask in masks_of(bank)} for bank in (train, test)]
     assert not keys[0] & keys[1] and keys[0] | keys[1] == {mask.tobytes() for mask in masks}
     assert {len(bank) for bank in MaskBank(masks).split(0.3)} == {3, 7}
+    # Every second mask, and the first ones to the second bank.
+    assert [mask.tobytes() for mask in masks_of(train)] == [mask.tobytes() for mask in masks[1::2]]
     # Both halves of an ordered bank get easy and hard masks.
     assert keys[0] != {mask.tobytes() for mask in masks[:5]}
     with pytest.raises(ValueError, match="cannot be split"):
@@ -180,6 +201,47 @@ def test_apply_mask_keep_value_and_zero_fill():
         apply_mask(normalised, keep, fill="noise")
     with pytest.raises(ValueError, match="keep must be a bool tensor"):
         apply_mask(normalised, keep.float(), MEAN, STD)
+
+
+def test_apply_mask_needs_both_statistics_and_takes_any_fill_with_any_factor():
+    rgb, keep = torch.rand(1, 3, 4, 4), torch.eye(4, dtype=torch.bool)[None, None]
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    normalised = (rgb - mean) / std
+    for statistics in ((MEAN, None), (None, STD)):
+        with pytest.raises(ValueError, match="^apply_mask needs image_mean and image_std .*; pass those of the image"):
+            apply_mask(normalised, keep, *statistics)
+    grey = apply_mask(normalised, keep, MEAN, STD, fill="zero", keep_value=0.5)
+    torch.testing.assert_close(grey, torch.where(keep, (rgb * 0.5 - mean) / std, torch.tensor(0.0)))
+    assert torch.equal(apply_mask(normalised, keep, MEAN, STD)[keep.expand_as(rgb)], normalised[keep.expand_as(rgb)])
+
+
+def test_a_bank_counts_its_holes_and_takes_nothing_but_masks():
+    masks = np.random.default_rng(0).random((3, 10, 13)) > 0.3
+    expected = [np.count_nonzero(~mask) / 130 for mask in masks]
+    assert MaskBank(masks).hole_ratios.tolist() == pytest.approx(expected)
+    for wrong in (masks[0], masks.astype(np.uint8), masks[:0]):
+        with pytest.raises(ValueError, match=r"MaskBank takes \(N, H, W\) bool masks with N >= 1, got"):
+            MaskBank(wrong)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 1.5, -0.5])
+def test_a_split_needs_a_share_between_none_and_all(fraction):
+    with pytest.raises(ValueError, match=f"between 0 and 1, got {fraction}"):
+        MaskBank(np.ones((4, 2, 2), bool)).split(fraction)
+
+
+@pytest.mark.parametrize(("ratio", "patch"), [(0.0, 16), (1.0, 16), (1.5, 16), (0.5, 0)])
+def test_patches_need_a_share_and_a_size(ratio, patch):
+    with pytest.raises(ValueError, match=rf"patches need a ratio in \(0, 1\).*, got {ratio}, {patch}"):
+        MaskBank.patches(ratio, patch)
+
+
+def test_patches_are_a_function_of_the_generator():
+    bank = MaskBank.patches(0.5, 1)  # single pixels, too
+    first, again, other = (bank.sample(2, 8, generator=counter_generator(number)) for number in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.shape == (2, 1, 8, 8) and (first.sum(dim=(1, 2, 3)) == 32).all()
+    assert bank.hole_ratios.dtype == torch.float32
 
 
 @pytest.mark.parametrize("hole_ratio", [(0.6, 0.5), (-0.1, 0.5), (0.5, 1.1), (0.5, 0.5)])

@@ -83,16 +83,39 @@ def test_monotonous_changes_of_the_scores_leave_map_alone():
 @pytest.mark.parametrize(
     ("scores", "targets", "message"),
     [
-        ([[2.0, -1.0]], [[1, 0]], "sigmoid"),
-        ([[np.nan, 0.5]], [[1, 0]], "NaN"),
-        ([[0.5, 0.5]], [[2, 0]], "targets must be"),
-        ([[0.5, 0.5]], [[0, -100]], "no positive"),
+        ([[2.0, -1.0]], [[1, 0]], "got -1 to 2; apply the sigmoid"),
+        ([[1.5, 0.0]], [[1, 0]], "got 0 to 1.5"),
+        ([[1.0, -0.1]], [[1, 0]], "got -0.1 to 1"),
+        ([[np.nan, np.nan], [np.nan, 0.5], [0.1, 0.1]], [[1, 0]] * 3, "NaN in 2 of 3 rows"),
+        ([[0.5, 0.5]], [[2, 0]], r"targets must be 0, 1 or -100 \(ignored\), got \[0 2\]|got \[0. 2.\]"),
+        ([[0.5, 0.5]], [[0, -100]], "^targets hold no positive"),
         ([[0.5, 0.5]], [[1]], r"\(1, 2\) and \(1, 1\)"),
     ],
 )
 def test_bad_input_is_refused(scores, targets, message):
     with pytest.raises(ValueError, match=message):
         multilabel_metrics(np.array(scores), np.array(targets))
+
+
+def test_one_prediction_and_none():
+    scores, targets = np.array([[0.9, 0.2], [0.1, 0.3]]), np.array([[1, 0], [1, 0]])
+    assert multilabel_metrics(scores, targets)["OP"] == 1  # of one prediction
+    with np.errstate(invalid="raise", divide="raise"):
+        none = multilabel_metrics(scores / 2, targets)
+    assert [none[name] for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")] == [0] * 6 and none["mAP"] == 1
+
+
+def test_precision_and_recall_may_be_equal():
+    found = multilabel_metrics(np.array([[0.9, 0.9], [0.1, 0.1]]), np.array([[1, 0], [0, 1]]))
+    assert found["OP"] == found["OR"] == found["OF1"] == 0.5
+
+
+def test_scores_of_half_precision_and_lists():
+    scores, targets = [[0.75, 0.25], [0.5, 0.5]], [[1, 0], [0, 1]]
+    expected = multilabel_metrics(np.array(scores), np.array(targets))
+    assert multilabel_metrics(scores, targets) == expected
+    assert multilabel_metrics(np.array(scores, np.float16), np.array(targets, np.int8)) == expected
+    assert metrics_from_logits(EvalPrediction(predictions=np.float16([[3, -3]]), label_ids=[[1, 0]]))["OF1"] == 1
 
 
 def test_from_logits_is_the_sigmoid_even_for_huge_logits():
@@ -123,6 +146,8 @@ def test_top_k_predicts_exactly_the_best_labels():
     found = multilabel_metrics(scores, targets, top_k=2)
     assert (found["OP"], found["OR"]) == (2 / 4, 2 / 4)
     assert found["CP"] == pytest.approx((1 / 2 + 0 + 1) / 3) and found["CR"] == pytest.approx((1 + 0 + 1 / 2) / 3)
+    tied = multilabel_metrics(np.full((2, 4), 0.5), targets, top_k=1)  # one of each, the last: labels 3 and 2
+    assert (tied["OP"], tied["OR"]) == (1 / 2, 1 / 4)
     everything = multilabel_metrics(scores, targets, top_k=4)
     assert everything["OR"] == 1 and everything["OP"] == pytest.approx(4 / 7)  # the ignored entry is not predicted
 

@@ -51,6 +51,32 @@ def test_csra_refuses_other_numbers_of_heads():
         CSRAHead(7, 5, num_heads=3)
 
 
+@pytest.mark.parametrize("head", [CSRAHead(16, 2000, 2), LinearHead(16, 2000)])
+def test_weights_begin_uniform_within_one_over_the_root(head):
+    """As those of a convolution and of a linear layer in PyTorch: U(-1/4, 1/4) for 16 features."""
+    weight = head.weight.detach()
+    assert weight.min() == pytest.approx(-0.25, abs=1e-3) and weight.max() == pytest.approx(0.25, abs=1e-3)
+    assert weight.mean().item() == pytest.approx(0, abs=5e-3)
+    assert weight.std().item() == pytest.approx(0.5 / 12**0.5, rel=0.02)
+
+
+def test_linear_head_by_hand():
+    head = LinearHead(7, 5)
+    assert (head.bias == 0).all()
+    with torch.no_grad():
+        head.bias.add_(torch.arange(5.0))
+    features = torch.randn(2, 9, 7)
+    weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
+    expected = [[weight[c] @ np.mean(x, axis=0) + bias[c] for c in range(5)] for x in features.numpy()]
+    np.testing.assert_allclose(head(features).detach().numpy(), expected, atol=1e-6)
+
+
+def test_ml_decoder_drops_out_a_tenth_in_training():
+    head = MLDecoderHead(7, 5, 3, hidden_size=16)
+    rates = [module.p for module in head.modules() if isinstance(module, torch.nn.Dropout)]
+    assert head.attention.dropout == 0.1 and rates == [0.1] * 3
+
+
 def ml_decoder_by_hand(head, features):
     """ML-Decoder one image, one query and one class at a time."""
     features, size, heads = features.detach().double().numpy(), head.queries.shape[1], head.attention.num_heads
@@ -105,9 +131,17 @@ def test_queries_of_ml_decoder_are_fixed_and_drawn_from_the_unit_normal():
 
 
 @pytest.mark.parametrize(
-    "head", [CSRAHead(7, 5, 2, csra_lambda=0.0), LinearHead(7, 5), MLDecoderHead(7, 5, 3, hidden_size=16).eval()]
+    "head",
+    [
+        CSRAHead(7, 5, 2, csra_lambda=0.0),
+        LinearHead(7, 5),
+        MLDecoderHead(7, 5, 3, hidden_size=16).eval(),
+        MLDecoderHead(7, 5, 2, hidden_size=16).eval(),
+    ],
 )
 def test_mean_of_the_class_maps_is_the_logit(head):
+    if hasattr(head, "bias"):
+        torch.nn.init.normal_(head.bias)
     features = torch.randn(2, 9, 7)
     torch.testing.assert_close(head.class_maps(features).mean(dim=1), head(features))
 

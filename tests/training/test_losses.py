@@ -103,6 +103,8 @@ def test_half_precision_logits_are_computed_in_float32():
 def test_balanced_pos_weight_counts_both_sides():
     parts = [torch.tensor([[1.0, 0.0, 0.0], [0.0, -100.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, -100.0]])]
     assert balanced_pos_weight(torch.cat(parts)).tolist() == [3.0, 2.0, 1.0]  # the third class has no positive
+    several = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    assert balanced_pos_weight(several).tolist() == [0.5, 1.0, 0.5]  # the second one no negative
 
 
 def test_pos_weight_multiplies_the_positive_term():
@@ -110,6 +112,20 @@ def test_pos_weight_multiplies_the_positive_term():
     for row, column in ALL:
         factor = [3.0, 0.5][column] if Y[row, column] else 1.0
         assert loss[row, column].item() == pytest.approx(factor * bce(Z[row, column].item(), Y[row, column].item()))
+
+
+def test_pos_weight_of_integers_and_for_other_numbers_of_images():
+    three = torch.cat([Z, Z[:1]]), torch.cat([Y, Y[:1]])
+    loss = make_classification_loss("bce", [3, 1])(*three)
+    torch.testing.assert_close(loss, make_classification_loss("bce", [3.0, 1.0])(*three))
+    assert loss.dtype == torch.float32 and loss.shape == (3, 2)
+    with pytest.raises(ValueError, match="3 factors in pos_weight for 2 classes"):
+        make_classification_loss("bce", [1.0, 2.0, 3.0])(*three)
+
+
+def test_names_of_losses():
+    torch.testing.assert_close(make_classification_loss("bce")(Z, Y)[0, 1].item(), bce(-1.0, 0.0))
+    torch.testing.assert_close(make_classification_loss("asl")(Z, Y), AsymmetricLossMultiLabel(reduction="none")(Z, Y))
 
 
 def test_focal_loss_by_hand():
