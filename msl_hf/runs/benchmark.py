@@ -14,7 +14,7 @@ from ..model import MSLForImageClassification
 from ..training.trainer import joint_equals_separate
 from .arguments import RunError
 from .benchmarks.inference import measure_inference_ways
-from .benchmarks.labels import measure_label_file, measure_large_dataset
+from .benchmarks.labels import measure_images, measure_label_file, measure_large_dataset
 from .benchmarks.loading import LOADS, measure_loading
 from .benchmarks.scaling import measure_point, measure_scaling, plot_scaling
 from .benchmarks.steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step, share_of_dropped_patches
@@ -122,6 +122,12 @@ def _measure_labels(report: dict, seed: int) -> None:
           "random, {memory_mb:.0f} MB".format(**large["mapped"]))  # fmt: skip
     print("    streamed: {seconds:.1f} s, {rows_per_second:.0f} rows/s in order, {memory_mb:.0f} MB"
           .format(**large["streamed"]), flush=True)  # fmt: skip
+    images = report["labels"]["images"] = measure_images(seed)
+    print("{data_mb:.0f} MB of images read with {limit_mb} MB of memory".format(**images))
+    for way in ("streamed", "mapped"):
+        quarters = ", ".join(f"{memory:.0f}" for memory in images[way]["memory_mb"])
+        print("    {way}: {num_images} images, {images_per_second:.0f} images/s, at most {quarters} MB in each quarter"
+              .format(way=way, quarters=quarters, **images[way]), flush=True)  # fmt: skip
 
 
 def _measure_network(

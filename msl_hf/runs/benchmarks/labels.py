@@ -1,22 +1,27 @@
-"""How long annotations of the size of real data sets take to load, and how much memory."""
+"""What data of the size of real data sets cost: seconds and memory of annotations, memory of images."""
 
+import io
 import itertools
 import json
+import resource
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from ...data import load_coco, load_image_folder
+from ...data import ImageDataset, build_processor, load_coco, load_image_folder
 from ...data.coco import CLASSES
 from ...data.schema import make_features
+from ...data.transforms import StreamedImages
 from ..processes import in_child, process_memory
 
 COCO_SIZE = (82_081, 604_907)  # images with labels and instances of COCO 2014 train
 LARGE_SIZE = (9_000_000, 600)  # images and classes, as in OpenImages
 SHARD_ROWS = 1_000_000
 STREAMED = 10_000  # rows that are read of a stream
+IMAGES = (20_000, 200_000)  # photographs of a data set, and bytes of each: 4 GB
+MEMORY_MB = 2048  # what a process that reads them may have beyond the loaded libraries
 
 
 def measure_label_file(seed: int, size: tuple[int, int] = COCO_SIZE) -> dict:
@@ -139,4 +144,69 @@ def _load_large(folder: str, cache: str, streaming: bool) -> dict:
         "rows_per_second": count / (time.perf_counter() - start),
         "memory_mb": process_memory("RssAnon") - before["RssAnon"],
         "peak_memory_mb": process_memory("VmHWM") - before["VmRSS"],
+    }
+
+
+def measure_images(seed: int, size: tuple[int, int] = IMAGES) -> dict:
+    """All training images of a data set twice as large as the memory that the process may have.
+
+    Args:
+        seed: Seed of the images.
+        size: Number of images and bytes of each.
+
+    Returns:
+        `data_mb`, `limit_mb`; under `mapped` and `streamed` `num_images`, `images_per_second`, and `memory_mb`: the
+        most of the process's own memory (without pages of mapped files) in each quarter of the reading, beyond the
+        loaded libraries.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        data, cache = Path(folder, "data"), str(Path(folder, "cache"))
+        result = {"data_mb": _write_images(data, *size, seed), "limit_mb": MEMORY_MB}
+        for way in ("streamed", "mapped"):
+            result[way] = in_child(_read_images, str(data), cache, way == "streamed", size[0])
+    return result
+
+
+def _write_images(folder: Path, count: int, size: int, seed: int) -> float:
+    """Shards of JPEG files that differ in what follows the picture; returns their size in MB."""
+    from datasets import Dataset, Features
+    from PIL import Image
+
+    rng, picture, features = np.random.default_rng(seed), io.BytesIO(), make_features(["one", "two"])
+    Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).resize((500, 375)).save(picture, "JPEG", quality=90)
+    features = {name: features[name] for name in ("image", "labels", "image_id")}
+    shards = np.array_split(np.arange(count), max(1, count // 1000))
+    folder.mkdir()
+    for number, rows in enumerate(shards):
+        tails = [rng.bytes(max(size - picture.tell(), 8)) for _ in rows]
+        columns = {"image": [{"bytes": picture.getvalue() + tail, "path": None} for tail in tails],
+                   "labels": [[index % 2] for index in rows], "image_id": [str(index) for index in rows]}  # fmt: skip
+        shard = Dataset.from_dict(columns, features=Features(features))
+        shard.to_parquet(folder / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+    return sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+
+
+def _read_images(folder: str, cache: str, streaming: bool, count: int) -> dict:
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = Path(cache)
+    datasets.disable_progress_bars()
+    limit = int(process_memory("VmData") + MEMORY_MB) * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    before, processor = process_memory("RssAnon"), build_processor(None, 224)
+    data = load_image_folder(folder, streaming=streaming)["train"]
+    if streaming:
+        images = iter(StreamedImages(data, processor, augment=True))
+    else:
+        dataset = ImageDataset(data, processor, augment=True)
+        images = (dataset[index] for index in np.random.default_rng(0).permutation(count).tolist())
+    start, memory = time.perf_counter(), [0.0] * 4
+    for number, _ in enumerate(images):
+        quarter = 4 * number // count
+        if number % 50 == 0:
+            memory[quarter] = max(memory[quarter], process_memory("RssAnon") - before)
+    return {
+        "num_images": number + 1,
+        "images_per_second": (number + 1) / (time.perf_counter() - start),
+        "memory_mb": memory,
     }

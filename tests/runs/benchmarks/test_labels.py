@@ -1,4 +1,4 @@
-from msl_hf.runs.benchmarks.labels import measure_label_file, measure_large_dataset
+from msl_hf.runs.benchmarks.labels import measure_images, measure_label_file, measure_large_dataset
 
 
 def test_annotations_of_the_asked_size_are_loaded_in_another_process():
@@ -12,3 +12,9 @@ def test_large_data_sets_are_mapped_and_streamed(monkeypatch):
     result = measure_large_dataset(seed=0, size=(50, 7))
     assert result["num_images"] == 50 and result["file_mb"] > 0 and result["mapped"]["seconds_again"] > 0
     assert all(result[way]["rows_per_second"] > 0 for way in ("mapped", "streamed"))
+
+
+def test_images_of_a_data_set_larger_than_memory_are_all_read():
+    result = measure_images(seed=0, size=(70, 30_000))
+    assert result["data_mb"] > 1.9 and result["streamed"]["num_images"] == result["mapped"]["num_images"] == 70
+    assert all(len(result[way]["memory_mb"]) == 4 for way in ("mapped", "streamed"))
