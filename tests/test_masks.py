@@ -111,8 +111,36 @@ def test_from_folder_polarity_selection_and_order(tmp_path):
     assert MaskBank.from_folder(tmp_path, "white").hole_ratios.tolist() == [0.5, 0.25, 0.75]
     assert MaskBank.from_folder(tmp_path, "black").hole_ratios.tolist() == [0.5, 0.75, 0.25]
     assert MaskBank.from_folder(tmp_path, "white", (0.2, 0.3)).hole_ratios.tolist() == [0.25]
-    with pytest.raises(ValueError, match=r"25% to 75%.*none within the hole ratio 0.8 to 0.9"):
-        MaskBank.from_folder(tmp_path, "white", (0.8, 0.9))
+    assert MaskBank.from_folder(tmp_path, "white", (0.25, 0.5)).hole_ratios.tolist() == [0.5, 0.25]  # both ends count
+    for hole, other in (("white", "black"), ("black", "white")):
+        with pytest.raises(ValueError, match=rf"25% to 75%.*none within the hole ratio 0.8 to 0.9.*hole='{other}'"):
+            MaskBank.from_folder(tmp_path, hole, (0.8, 0.9))
+
+
+def test_from_folder_enlarges_without_blurring_and_cuts_at_half_grey(tmp_path):
+    holes = np.random.default_rng(0).random((64, 64)) > 0.5
+    save_mask(tmp_path / "small.png", holes)
+    expected = ~holes.repeat(8, axis=0).repeat(8, axis=1)
+    assert (masks_of(MaskBank.from_folder(tmp_path, "white"))[0] == expected).all()
+    coloured = np.where(holes[:, :, None], [255, 250, 240], [0, 10, 20]).astype(np.uint8)
+    coloured[0, :5], coloured[1, :5] = 128, 127  # few enough to be the edges of a JPEG file
+    Image.fromarray(coloured).save(tmp_path / "small.png")
+    mask = masks_of(MaskBank.from_folder(tmp_path, "white"))[0]
+    assert not mask[:8, :40].any() and mask[8:16, :40].all() and (mask[16:] == expected[16:]).all()
+
+
+def test_a_bank_says_what_it_holds():
+    assert repr(MaskBank(np.eye(4, dtype=bool)[None])) == "MaskBank(1 masks, hole ratio 0.750 to 0.750)"
+
+
+def test_samples_are_a_function_of_the_generator_and_half_of_them_flipped():
+    bank = MaskBank(np.random.default_rng(0).random((5, 16, 16)) > 0.5)
+    first, again, other = (bank.sample(9, 16, generator=counter_generator(number)) for number in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    corner = np.zeros((1, 2, 2), bool)
+    corner[0, 0, 0] = True  # where it ends up says which flips there were
+    drawn = MaskBank(corner).sample(4000, 2, generator=counter_generator(0)).float().mean(dim=(0, 1))
+    torch.testing.assert_close(drawn, torch.full((2, 2), 0.25), atol=0.03, rtol=0)
 
 
 def test_from_folder_errors_name_the_file(tmp_path):
@@ -241,7 +269,9 @@ def test_patches_are_a_function_of_the_generator():
     first, again, other = (bank.sample(2, 8, generator=counter_generator(number)) for number in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.shape == (2, 1, 8, 8) and (first.sum(dim=(1, 2, 3)) == 32).all()
-    assert bank.hole_ratios.dtype == torch.float32
+    assert bank[0].shape == (512, 512) and torch.equal(bank[0], bank[0]) and bank[0].float().mean() == 0.5
+    with pytest.raises(IndexError, match="1"):
+        bank[1]
 
 
 @pytest.mark.parametrize("hole_ratio", [(0.6, 0.5), (-0.1, 0.5), (0.5, 1.1), (0.5, 0.5)])
@@ -251,6 +281,7 @@ def test_senseless_intervals_are_refused(hole_ratio):
 
 
 def test_counter_generator_depends_on_every_counter():
+    assert counter_generator(1, 2, 3).initial_seed() == 6498626229777268288  # runs of other versions draw the same
     draws = {
         tuple(torch.rand(4, generator=counter_generator(*counters)).tolist())
         for counters in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))

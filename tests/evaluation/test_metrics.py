@@ -6,7 +6,7 @@ from transformers import EvalPrediction
 
 from msl_hf import multilabel_metrics
 from msl_hf.evaluation.evaluate_metric import MultilabelMetric
-from msl_hf.evaluation.metrics import average_precisions, metrics_from_logits
+from msl_hf.evaluation.metrics import average_precisions, metrics_from_logits, probabilities
 
 
 def average_precision_by_hand(scores, truths) -> float:
@@ -115,6 +115,7 @@ def test_scores_of_half_precision_and_lists():
     expected = multilabel_metrics(np.array(scores), np.array(targets))
     assert multilabel_metrics(scores, targets) == expected
     assert multilabel_metrics(np.array(scores, np.float16), np.array(targets, np.int8)) == expected
+    assert probabilities(np.float16([0.1])).dtype == np.float64
     assert metrics_from_logits(EvalPrediction(predictions=np.float16([[3, -3]]), label_ids=[[1, 0]]))["OF1"] == 1
 
 
@@ -148,6 +149,7 @@ def test_top_k_predicts_exactly_the_best_labels():
     assert found["CP"] == pytest.approx((1 / 2 + 0 + 1) / 3) and found["CR"] == pytest.approx((1 + 0 + 1 / 2) / 3)
     tied = multilabel_metrics(np.full((2, 4), 0.5), targets, top_k=1)  # one of each, the last: labels 3 and 2
     assert (tied["OP"], tied["OR"]) == (1 / 2, 1 / 4)
+    assert multilabel_metrics(np.full((1, 300), 0.5), np.eye(300)[[-1]], top_k=1)["OF1"] == 1
     everything = multilabel_metrics(scores, targets, top_k=4)
     assert everything["OR"] == 1 and everything["OP"] == pytest.approx(4 / 7)  # the ignored entry is not predicted
 

@@ -51,10 +51,10 @@ def test_csra_refuses_other_numbers_of_heads():
         CSRAHead(7, 5, num_heads=3)
 
 
-@pytest.mark.parametrize("head", [CSRAHead(16, 2000, 2), LinearHead(16, 2000)])
+@pytest.mark.parametrize("head", [CSRAHead, LinearHead])
 def test_weights_begin_uniform_within_one_over_the_root(head):
     """As those of a convolution and of a linear layer in PyTorch: U(-1/4, 1/4) for 16 features."""
-    weight = head.weight.detach()
+    weight = head(16, 4000).weight.detach()
     assert weight.min() == pytest.approx(-0.25, abs=1e-3) and weight.max() == pytest.approx(0.25, abs=1e-3)
     assert weight.mean().item() == pytest.approx(0, abs=5e-3)
     assert weight.std().item() == pytest.approx(0.5 / 12**0.5, rel=0.02)
@@ -144,6 +144,14 @@ def test_mean_of_the_class_maps_is_the_logit(head):
         torch.nn.init.normal_(head.bias)
     features = torch.randn(2, 9, 7)
     torch.testing.assert_close(head.class_maps(features).mean(dim=1), head(features))
+
+
+def test_class_maps_of_ml_decoder_show_where_the_query_of_the_class_looks():
+    head, features = MLDecoderHead(7, 5, 2, hidden_size=16).eval(), torch.randn(1, 9, 7)
+    maps = head.class_maps(features)[0] / head(features)[0]
+    for label, other in ((0, 1), (1, 2), (3, 4)):
+        torch.testing.assert_close(maps[:, label], maps[:, other])  # three classes a query
+    assert not torch.allclose(maps[:, 2], maps[:, 3])
 
 
 def test_bce_leaves_ignored_entries_out():
