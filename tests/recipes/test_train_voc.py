@@ -246,6 +246,26 @@ def test_two_processes(backbone_folder, scenes, tmp_path):
 
 
 @pytest.mark.slow
+def test_only_the_first_process_writes(backbone_folder, scenes, tmp_path):
+    """Two processes that were told two folders: the second one's stays empty."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import os, runpy, sys\nsys.argv = [{RECIPE!r}, *sys.argv[1:], '--output_dir', "
+        f"{str(tmp_path / 'out')!r} + os.environ['RANK']]\nrunpy.run_path({RECIPE!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script),
+         "--data_dir", str(scenes), "--backbone", str(backbone_folder("timm_resnet")), *TINY, "--ema_decay", "0.9"],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out0" / "metrics.json").is_file() and list((tmp_path / "out0").glob("checkpoint-*"))
+    written = [path for path in (tmp_path / "out1").rglob("*") if path.is_file()]
+    # The state of its generators is the one thing that a rank has to save itself.
+    assert all(path.name == "rng_state_1.pth" for path in written), written
+
+
+@pytest.mark.slow
 def test_a_few_steps_on_real_photographs(shared, tmp_path):
     data, backbone = shared / "data/voc20/VOCdevkit", shared / "weights/tf_efficientnet_lite0"
     process = launch(
