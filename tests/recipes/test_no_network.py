@@ -32,6 +32,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.slow
 def test_training_evaluation_and_prediction_ask_for_nothing(backbone_folder, scenes, tmp_path):
     script, attempts, out = tmp_path / "script.py", tmp_path / "attempts.txt", tmp_path / "out"
+    photographs = scenes / "VOC2007" / "JPEGImages"
     script.write_text(SCRIPT)
     # Not told to stay offline: it has to stay so by itself.
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_OFFLINE")}
@@ -42,7 +43,7 @@ def test_training_evaluation_and_prediction_ask_for_nothing(backbone_folder, sce
          *common],
         ["evaluate.py", "--model", out, "--data_dir", scenes, "--masks", "patches", "--output_dir", tmp_path / "found",
          *common],
-        ["predict.py", "--model", out, "--images", scenes / "VOC2007" / "JPEGImages", "--output", tmp_path / "out.csv"],
+        ["predict.py", "--model", out, "--images", photographs, "--output", tmp_path / "out.csv"],
     ]  # fmt: skip
     for recipe, *flags in commands:
         command = [sys.executable, str(script), str(RECIPES / recipe), *map(str, flags)]
