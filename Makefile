@@ -27,7 +27,7 @@ test: install
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 lint: install
 	$(BIN)/ruff check .

@@ -158,9 +158,19 @@ def test_grids_of_the_package_are_complete():
     names = {}
     files = sorted((Path(__file__).parents[2] / "recipes" / "ablations").glob("*.yaml"))
     grids = [Grid.read(file) for file in files if not file.stem.startswith("bench")]
-    assert {"table_3", "table_5", "table_6", "table_7", "table_8", "table_13", "batch_size", "figure_3"} <= {
-        grid.name for grid in grids
-    }
+    assert {
+        "plus",
+        "visible",
+        "table_3",
+        "table_4",
+        "table_5",
+        "table_6",
+        "table_7",
+        "table_8",
+        "table_13",
+        "batch_size",
+        "figure_3",
+    } <= {grid.name for grid in grids}
     for grid in grids:
         assert grid.config.is_file()
         for row, settings in grid.rows.items():
