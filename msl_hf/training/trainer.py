@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
-from torch.utils.data import IterableDataset
 from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint, has_length
 
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
@@ -105,7 +104,7 @@ class MSLTrainer(Trainer):
         epoch knows: its whole part counts the passes, its fraction the batches as a share of those `max_steps`.
         """
         passes, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args)
-        if isinstance(self.train_dataset, IterableDataset) and batches:
+        if batches and not has_length(self.train_dataset):
             fraction, passes = math.modf(self.state.epoch)
             batches = round(fraction * max_steps * self.args.gradient_accumulation_steps)
         return int(passes), batches
