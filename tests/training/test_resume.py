@@ -63,11 +63,11 @@ def test_resumed_run_equals_the_uninterrupted_one(name, workers, tiny_model, sce
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_goes_on_where_it_was(workers, tiny_model, scenes, tmp_path):
-    """24 images in batches of 4 are 6 a pass: killed in the second and in the third pass, also at the end of one."""
+    """24 images in batches of 4 are 6 a pass: resumed within the second and the third pass, and at the end of one."""
     data = load_voc(scenes)["train"]
     processor = build_processor(None, 32)
 
-    def make(folder: str, **kwargs) -> MSLTrainer:
+    def make(folder: str) -> MSLTrainer:
         args = MSLTrainingArguments(
             str(tmp_path / folder), use_cpu=True, disable_tqdm=True, max_steps=10, save_strategy="steps", save_steps=1,
             per_device_train_batch_size=4, gradient_accumulation_steps=2, dataloader_num_workers=workers, seed=1,
@@ -80,7 +80,6 @@ def test_a_stream_goes_on_where_it_was(workers, tiny_model, scenes, tmp_path):
             processing_class=processor,
             train_dataset=StreamedImages(data.to_iterable_dataset(4), processor, augment=True, shuffle_buffer=5),
             data_collator=MultiLabelCollator(10),
-            **kwargs,
         )
 
     whole = make("whole")

@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -187,6 +186,8 @@ def _write_images(folder: Path, count: int, size: int, seed: int) -> float:
 
 
 def _read_images(folder: str, cache: str, streaming: bool, count: int) -> dict:
+    import resource  # which Windows has not
+
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = Path(cache)
