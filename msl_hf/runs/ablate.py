@@ -174,7 +174,7 @@ def ablate(arguments: AblateArguments, recipes: Path) -> list[dict]:
     if arguments.train:
         todo: dict[Path, list[Run]] = {}
         for run in runs:
-            if not run.finished:
+            if not results.has(run):
                 todo.setdefault(run.folder, []).append(run)
         print(f"{len(runs)} rows and seeds in {len(grids)} grids, {len(todo)} to run", flush=True)
         with ThreadPoolExecutor(arguments.jobs) as pool:
@@ -193,24 +193,30 @@ def ablate(arguments: AblateArguments, recipes: Path) -> list[dict]:
 
 
 class _Results:
-    """results.jsonl: a line for each finished run, appended as it finishes."""
+    """results.jsonl: a line for each finished run, appended as it finishes.
+
+    A line stands for its run where the run's folder is gone, or never was on this machine.
+    """
 
     def __init__(self, output_dir: Path):
         self.file = output_dir / "results.jsonl"
         lines = self.file.read_text().splitlines() if self.file.is_file() else []
-        self.lines = {self._key(line): line for line in map(json.loads, lines)}
+        self.lines = {(line["grid"], line["row"], line["run"]): line for line in map(json.loads, lines)}
+        self.of_run = {line["run"]: line for line in self.lines.values()}
 
-    @staticmethod
-    def _key(line: dict) -> tuple:
-        return line["grid"], line["row"], line["seed"], json.dumps(line["settings"], sort_keys=True)
+    def has(self, run: Run) -> bool:
+        """Whether there is nothing left to do: another grid's line is enough for all but a curve under masks."""
+        shared = run.folder.name in self.of_run and not run.grid.hole_ratio
+        return (run.grid.name, run.row, run.folder.name) in self.lines or run.finished or shared
 
     def write(self, runs: Sequence[Run]) -> list[dict]:
         """Append what is finished and not there yet; the lines of all finished runs."""
         finished = []
         for run in runs:
-            key = run.grid.name, run.row, run.seed, json.dumps(run.grid.rows[run.row], sort_keys=True)
-            if key not in self.lines and run.finished:
-                line = self.lines[key] = run.result()
+            key = run.grid.name, run.row, run.folder.name
+            if key not in self.lines and self.has(run):
+                line = run.result() if run.finished else self._shared(run)
+                self.lines[key] = self.of_run[run.folder.name] = line
                 with self.file.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 figures = (f"{images} {100 * line[images]['mAP']:.1f}" for images in ("clean", "masked"))
@@ -218,6 +224,13 @@ class _Results:
             if key in self.lines:
                 finished.append(self.lines[key])
         return finished
+
+    def _shared(self, run: Run) -> dict:
+        """The line of a run that another grid has measured."""
+        line = {**self.of_run[run.folder.name], "grid": run.grid.name, "row": run.row}
+        line["settings"] = run.grid.rows[run.row]
+        line.pop("robustness", None)
+        return line
 
 
 def _execute(runs: Sequence[Run], recipes: Path, jobs: int) -> str | None:

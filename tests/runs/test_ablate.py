@@ -1,6 +1,7 @@
 """Grids, with training recipes that only write down what they were asked for."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,24 @@ def test_an_interrupted_run_is_resumed(recipes, tmp_path):
     (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
     ablate(arguments, recipes)
     assert calls(recipes) == ["0.1 1 false", "0.1 1 true"]
+
+
+def test_a_line_stands_for_a_run_whose_folder_is_gone(recipes, tmp_path):
+    """Results that came with the package are not made again, in any grid; curves and other settings are."""
+    first = write_grid(recipes, "first", {"a": {}})
+    ablate(AblateArguments([first], str(tmp_path / "out"), seeds=[1]), recipes)
+    shutil.rmtree(tmp_path / "out" / "runs")
+    second = write_grid(recipes, "second", {"the same": {}, "other": {"rate": 0.3}})
+    lines = ablate(AblateArguments([first, second], str(tmp_path / "out"), seeds=[1]), recipes)
+    assert calls(recipes) == ["0.1 1 false", "0.3 1 false"]
+    by_row = {line["row"]: line for line in lines}
+    assert by_row["the same"] == {**by_row["a"], "grid": "second", "row": "the same"}
+    third = write_grid(recipes, "third", {"a": {}}, hole_ratio=[0.1, 0.2])
+    (line,) = ablate(AblateArguments([third], str(tmp_path / "out"), seeds=[1]), recipes)
+    assert calls(recipes) == ["0.1 1 false", "0.1 1 false", "0.3 1 false"] and len(line["robustness"]) == 1
+    (recipes / "bench.yaml").write_text("rate: 0.4")
+    (line,) = ablate(AblateArguments([first], str(tmp_path / "out"), seeds=[1]), recipes)
+    assert line["clean"]["mAP"] == pytest.approx(0.41)
 
 
 def test_only_some_rows_and_only_tables(recipes, tmp_path):
