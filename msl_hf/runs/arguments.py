@@ -132,6 +132,8 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
     groups = (ModelArguments, DataArguments, MaskArguments, RunArguments, MSLTrainingArguments, *extra)
     model, data, masks, run, training, *others = parse_flags(argv, description, *groups, without_data=without_data)
     _check(model, data, masks)
+    if model.from_scratch and training.freeze_batch_norm:
+        raise RunError("--freeze_batch_norm keeps the statistics of pretrained weights, and --from_scratch has none")
     if training.output_dir in (None, "trainer_output"):
         raise RunError("say where the model goes: --output_dir FOLDER")
     given = {

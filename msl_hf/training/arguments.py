@@ -9,7 +9,7 @@ SETTINGS = (
     "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "loss_weights",
     "classification_loss", "head_lr_multiplier", "mask_fill", "mask_keep_value", "masked_forward", "mask_augmentation",
-    "ema_decay", "sync_batch_norm",
+    "ema_decay", "freeze_batch_norm", "sync_batch_norm",
 )  # fmt: skip
 
 
@@ -51,6 +51,9 @@ class MSLTrainingArguments(TrainingArguments):
             training image is masked in the one forward.
         ema_decay: Evaluate and keep an exponential moving average of the weights, with this factor on the average so
             far (0.99 or so); 0 keeps the weights of the last step.
+        freeze_batch_norm: Batch normalisation computes with the running statistics that the weights were pretrained
+            with, in training as in inference, and leaves them as they are; its scale and shift are trained. Networks
+            without batch normalisation train as ever. Not for random weights, which have no statistics yet.
         sync_batch_norm: Batch statistics over the batches of all processes instead of each its own. GPUs only.
         lr_step_epochs: Set to use the paper's schedule in place of `lr_scheduler_type`: linear warm-up over
             `lr_warmup_epochs`, then a factor 0.1 every so many epochs (4 on VOC, 5 on COCO and WIDER).
@@ -102,6 +105,9 @@ class MSLTrainingArguments(TrainingArguments):
     ema_decay: float = field(
         default=0.0, metadata={"help": "Moving average of the weights: the factor on the average; 0 is none."}
     )
+    freeze_batch_norm: bool = field(
+        default=False, metadata={"help": "Keep the statistics of batch normalisation that pretraining has left."}
+    )
     sync_batch_norm: bool = field(default=False, metadata={"help": "Batch statistics over all processes (GPUs)."})
     lr_step_epochs: int | None = field(default=None, metadata={"help": "Use the paper's warm-up + step schedule."})
     lr_warmup_epochs: float = field(default=2.0, metadata={"help": "Warm-up epochs of the paper's schedule."})
@@ -118,6 +124,9 @@ class MSLTrainingArguments(TrainingArguments):
             raise ValueError(f"mask_augmentation is a probability in [0, 1], got {self.mask_augmentation}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.freeze_batch_norm and self.sync_batch_norm:
+            raise ValueError("freeze_batch_norm and sync_batch_norm exclude each other: frozen statistics are "
+                             "the same in all processes")  # fmt: skip
         super().__post_init__()
         if self.ema_decay and self.load_best_model_at_end:
             raise ValueError("ema_decay and load_best_model_at_end exclude each other: checkpoints hold the weights "

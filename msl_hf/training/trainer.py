@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, has_length
 
@@ -82,8 +83,11 @@ class MSLTrainer(Trainer):
             self.model.to(memory_format=torch.channels_last)
         if args.bf16 and args.device.type == "cpu":
             run_depthwise_in_float32(self.model)
+        self._frozen_batch_norms = [
+            module for module in self.model.modules() if args.freeze_batch_norm and isinstance(module, _BatchNorm)
+        ]
         self.joint_forward = args.masked_forward == "joint" or (
-            args.masked_forward == "auto" and joint_equals_separate(self.model)
+            args.masked_forward == "auto" and joint_equals_separate(self.model, args.freeze_batch_norm)
         )
         if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
             raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
@@ -133,6 +137,8 @@ class MSLTrainer(Trainer):
             loss = MSLLoss((1, 0, 0), self.loss.classification_loss)(outputs.logits, None, labels)["loss"]
             return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
+        for module in self._frozen_batch_norms:
+            module.eval()  # Trainer puts the whole model into training mode before every step
         if not self.loss.needs_masked_branch:
             if self.args.mask_augmentation:
                 pixel_values = self._mask_some(pixel_values)
@@ -320,13 +326,13 @@ class MSLTrainer(Trainer):
             self.data_collator, self.args.dataloader_drop_last = collator, drop_last
 
 
-def joint_equals_separate(model: nn.Module) -> bool:
+def joint_equals_separate(model: nn.Module, freeze_batch_norm: bool = False) -> bool:
     """Whether one forward of image and masked image together equals two: no batch statistics, no dropout.
 
     Dropout is looked for in modules and, because native attention applies it as a function, in the configuration.
     """
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BatchNorm) and not freeze_batch_norm:
             return False
         rates = (getattr(module, name, None) for name in ("p", "drop_prob"))
         if "drop" in type(module).__name__.lower() and any(isinstance(rate, float) and rate > 0 for rate in rates):

@@ -171,6 +171,7 @@ def test_sequential_branches_train_as_separate_ones(name, steps, make_trainer):
 def test_batchnorm_and_dropout_call_for_separate_forwards(tiny_model, backbone_folder):
     assert not joint_equals_separate(tiny_model("timm_resnet"))
     assert not joint_equals_separate(tiny_model("hf_resnet"))
+    assert joint_equals_separate(tiny_model("hf_resnet"), freeze_batch_norm=True)
     model = tiny_model("hf_vit")
     assert joint_equals_separate(model)
     model.config.backbone_config.attention_probs_dropout_prob = 0.1
@@ -179,6 +180,27 @@ def test_batchnorm_and_dropout_call_for_separate_forwards(tiny_model, backbone_f
     assert joint_equals_separate(model)
     model.backbone.timm_model.blocks[0].attn_drop = torch.nn.Dropout(0.1)
     assert not joint_equals_separate(model)
+
+
+@pytest.mark.parametrize("name", ["timm_resnet", "hf_resnet"])
+def test_frozen_batch_norm_keeps_statistics_and_trains_the_rest(name, make_trainer, tiny_model):
+    """Scale and shift learn, running statistics stay, and one forward of both branches is what two are."""
+    results = []
+    for mode in ("auto", "separate"):
+        model = tiny_model(name)
+        batch_norms = [part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        sums = [part.weight.sum().item() + part.bias.sum().item() for part in batch_norms]
+        forwards = count_forwards(model)
+        make_trainer(model, freeze_batch_norm=True, masked_forward=mode, bf16=False).train()
+        assert len(forwards) == (2 if mode == "auto" else 4)
+        statistics = [key for key in before if "running" in key or "num_batches" in key]
+        assert len(statistics) == 3 * len(batch_norms) > 0
+        assert all(torch.equal(before[key], model.state_dict()[key]) for key in statistics)
+        after = [part.weight.sum().item() + part.bias.sum().item() for part in batch_norms]
+        assert all(old != new for old, new in zip(sums, after, strict=True))
+        results.append(weights(model))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
 def test_evaluation_scores_every_image_and_sees_no_masks(make_trainer, tiny_model):
@@ -320,6 +342,7 @@ def test_it_learns(make_trainer):
         ({"masked_forward": "twice"}, "auto, joint, separate"),
         ({"mask_fill": "white"}, "black, zero"),
         ({"mask_augmentation": 1.5}, "probability"),
+        ({"freeze_batch_norm": True, "sync_batch_norm": True}, "exclude each other"),
     ],
 )
 def test_arguments_are_checked(wrong, message, make_trainer):
