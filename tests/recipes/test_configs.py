@@ -13,7 +13,7 @@ from msl_hf.runs.inputs import load_masks, load_model
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))}
 PAPER = [name for name in CONFIGS if name.startswith(("voc_", "coco_", "wider_"))]
-TRAINED = [name for name in CONFIGS if name != "paper"]
+TRAINED = [name for name in CONFIGS if name not in ("paper", "plus")]
 CLASSES = {"voc": 20, "coco": 80, "wider": 14}
 
 
@@ -59,6 +59,17 @@ def test_every_row_of_the_paper_has_a_file():
     assert rows <= set(PAPER)
 
 
+@pytest.mark.parametrize("name", ["voc20_plus", "coco80_plus"])
+def test_plus_is_one_recipe(name):
+    """What plus.yaml sets, over voc20.yaml: an image and its masked copy where plain training has two images."""
+    plus = parse("plus", "--backbone", "b").training.what_makes_a_run()
+    training, plain = parse(name).training.what_makes_a_run(), parse("voc20").training.what_makes_a_run()
+    changed = {"freeze_batch_norm", "loss_weights", "per_device_train_batch_size"}
+    assert {key for key in plain if plain[key] != training[key]} == changed
+    assert all(training[key] == plus[key] for key in changed)
+    assert 2 * training["per_device_train_batch_size"] == plain["per_device_train_batch_size"]
+
+
 @pytest.fixture(scope="session")
 def cutmix_file(tmp_path_factory):
     torch.manual_seed(0)
@@ -75,8 +86,8 @@ def test_config_builds_a_network_that_takes_a_step(name, cutmix_file, tmp_path, 
     arguments = parse(name, "--masks", "patches", "--eval_masks", "patches", "--bf16", "false")
     weights = arguments.model.backbone_weights and str(cutmix_file)
     settings = dataclasses.replace(arguments.model, from_scratch=True, image_size=64, backbone_weights=weights)
-    if name == "voc20":
-        settings.backbone = "tf_efficientnet_lite0"  # the configuration names a folder of its weights
+    if settings.backbone.startswith("../shared"):  # a folder of weights
+        settings.backbone = "tf_efficientnet_lite0"
     labels = [str(index) for index in range(CLASSES.get(name.split("_")[0], 10))]
     model, processor = load_model(settings, labels)
     assert model.config.head == arguments.model.head and model.config.num_labels == len(labels)

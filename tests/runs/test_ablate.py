@@ -179,6 +179,8 @@ def test_grids_of_the_package_are_complete():
     grids = [Grid.read(file) for file in files if not file.stem.startswith("bench")]
     assert {
         "plus",
+        "coco80",
+        "scenes",
         "visible",
         "table_3",
         "table_4",

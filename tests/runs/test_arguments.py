@@ -68,6 +68,7 @@ def test_errors_of_files(text, message, tmp_path):
         (["--validation_fraction", "1.5"], r"\[0, 1\)"),
         (["--seed", "one"], "--seed: invalid int value: 'one'"),
         (["--config"], "needs a YAML file"),
+        (["--from_scratch", "true", "--freeze_batch_norm", "true"], "statistics of pretrained weights"),
     ],
 )
 def test_errors_of_flags(argv, message):
