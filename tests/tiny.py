@@ -18,6 +18,7 @@ TIMM = {
     "resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}),
     "convnext": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
     "vit": ("vit_tiny_patch16_224", _VIT),
+    "vit_pooled": ("vit_tiny_patch16_224", {**_VIT, "global_pool": "avg"}),
     "vit_registers": ("vit_small_patch14_reg4_dinov2", _VIT),
     "dinov3": ("vit_small_patch16_dinov3", {**_VIT, "embed_dim": 32}),
     "swin": ("swin_tiny_patch4_window7_224", {"img_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1],

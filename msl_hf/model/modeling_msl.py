@@ -290,7 +290,7 @@ class MSLForImageClassification(PreTrainedModel):
         # timm's place to drop tokens: after the position embedding, before the blocks.
         hook = self.backbone.timm_model.patch_drop.register_forward_hook(choose)
         try:
-            return self.backbone(pixel_values).last_hidden_state[:, prefix:]
+            return _normalize(self.backbone(pixel_values).last_hidden_state[:, prefix:], self.backbone)
         finally:
             hook.remove()
 
@@ -299,11 +299,13 @@ class MSLForImageClassification(PreTrainedModel):
         hidden = self.backbone(pixel_values, **self._backbone_kwargs).last_hidden_state
         timm_model = getattr(self.backbone, "timm_model", None)
         if hidden.dim() == 4 and getattr(timm_model, "output_fmt", "NCHW") == "NHWC":
-            return hidden.flatten(1, 2), tuple(hidden.shape[1:3])
-        if hidden.dim() == 4:
-            return hidden.flatten(2).transpose(1, 2), tuple(hidden.shape[2:])
-        hidden = hidden[:, _num_prefix_tokens(self.backbone) :]
-        return hidden, _grid(hidden.shape[1], *pixel_values.shape[-2:])
+            features, grid = hidden.flatten(1, 2), tuple(hidden.shape[1:3])
+        elif hidden.dim() == 4:
+            features, grid = hidden.flatten(2).transpose(1, 2), tuple(hidden.shape[2:])
+        else:
+            features = hidden[:, _num_prefix_tokens(self.backbone) :]
+            grid = _grid(features.shape[1], *pixel_values.shape[-2:])
+        return _normalize(features, self.backbone), grid
 
 
 def _id2label(label_names: list[str]) -> dict[int, str]:
@@ -390,6 +392,24 @@ def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
     embeddings = getattr(backbone, "embeddings", None)
     tokens = (getattr(embeddings, name, None) for name in PREFIX_TOKENS)
     return sum(token.shape[1] for token in tokens if token is not None)
+
+
+def _normalize(features: torch.Tensor, backbone: PreTrainedModel) -> torch.Tensor:
+    """(B, L, D) features through the last layer normalisation of backbones that pool before it.
+
+    ConvNeXt, BEiT and ViTs with average pooling do; their local features alone are of any scale, and heads on them
+    learn slowly. Other backbones normalise before, or not at all.
+    """
+    network = getattr(backbone, "timm_model", None)
+    if network is not None:
+        norms = [getattr(network, "fc_norm", None), getattr(getattr(network, "head", None), "norm", None)]
+    else:
+        norms = [backbone.layernorm] if backbone.config.model_type in ("convnext", "convnextv2") else []
+    for norm in norms:
+        if isinstance(norm, nn.LayerNorm):
+            # Not through the module: that of a convolutional network expects the channels in another place.
+            features = F.layer_norm(features, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return features
 
 
 def _grid(num_locations: int, height: int, width: int) -> tuple[int, int]:

@@ -58,6 +58,18 @@ def test_score_maps_average_to_the_logits(name, tiny_model):
     torch.testing.assert_close(maps.mean(dim=(2, 3)), model(images()).logits, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "side"), [("timm_convnext", 32), ("timm_vit_pooled", 8), ("hf_convnext", 8)])
+def test_backbones_that_normalise_after_pooling_give_the_head_normalised_features(name, side, tiny_model):
+    """On an image of one location, pooling changes nothing: the head reads what the backbone pools."""
+    model = tiny_model(name).eval()
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # a new normalisation is the same without its weights
+    network = getattr(model.backbone, "timm_model", None)
+    pooled = network(images(side, side)) if network else model.backbone(images(side, side)).pooler_output
+    torch.testing.assert_close(model(images(side, side)).logits, model.head(pooled.unsqueeze(1)))
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_score_maps_of_wide_images_are_wide(name, tiny_model):
     model = tiny_model(name).eval()

@@ -13,7 +13,7 @@ def batch(count=6, size=64):
     return torch.randn(count, 3, size, size, generator=generator) * keep, keep
 
 
-@pytest.fixture(params=["timm_vit", "timm_vit_registers"])
+@pytest.fixture(params=["timm_vit", "timm_vit_pooled", "timm_vit_registers"])
 def model(request, tiny_model):
     return tiny_model(request.param, image_size=64, num_heads=2).eval()
 
@@ -24,7 +24,7 @@ def logits_by_hand(model, image, patches):
     tokens = vit._pos_embed(vit.patch_embed(image[None]))
     prefix = vit.num_prefix_tokens
     tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix:][:, patches]], dim=1)
-    return model.head(vit.norm(vit.blocks(vit.norm_pre(tokens)))[:, prefix:])[0]
+    return model.head(vit.fc_norm(vit.norm(vit.blocks(vit.norm_pre(tokens)))[:, prefix:]))[0]
 
 
 def test_only_visible_patches_take_part(model):
