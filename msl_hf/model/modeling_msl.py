@@ -397,8 +397,8 @@ def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
 def _normalize(features: torch.Tensor, backbone: PreTrainedModel) -> torch.Tensor:
     """(B, L, D) features through the last layer normalisation of backbones that pool before it.
 
-    ConvNeXt, BEiT and ViTs with average pooling do; their local features alone are of any scale, and heads on them
-    learn slowly. Other backbones normalise before, or not at all.
+    ConvNeXt does, and in timm BEiT and ViTs with average pooling; their local features alone are of any scale, and
+    heads on them learn slowly. Other backbones normalise before, or not at all, or are not known here.
     """
     network = getattr(backbone, "timm_model", None)
     if network is not None:
