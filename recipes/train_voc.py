@@ -37,6 +37,7 @@ def train_voc() -> None:
             download_voc(data.data_dir, voc.year)
         return load_voc(data.data_dir, voc.year)
 
+    arguments.data.ignored_as = arguments.data.ignored_as or "negative"  # as in the reference
     train(arguments, load)
 
 

@@ -18,6 +18,7 @@ def train_wider() -> None:
     arguments = parse_arguments(sys.argv[1:], __doc__)[0]
     if arguments.data.data_dir is None:
         raise RunError("say where WIDER-Attribute is: --data_dir FOLDER (it holds Image/)")
+    arguments.data.ignored_as = arguments.data.ignored_as or "negative"  # as in the reference
     train(arguments, lambda data: load_wider(data.data_dir))
 
 

@@ -60,9 +60,16 @@ class DataArguments:
     crop_scale: list[float] = field(
         default_factory=lambda: [0.7, 1.0], metadata={"help": "Share of the area of a training crop; 1 1 only flips."}
     )
-    ignored_as: str = field(
-        default="negative",
-        metadata={"help": "What an unspecified label is in training.", "choices": ["negative", "ignore"]},
+    ignored_as: str | None = field(
+        default=None,
+        metadata={
+            "help": "What an unknown label is in training; default: ignore where the data say unknown, negative for "
+            "VOC's difficult and WIDER's unspecified ones, and for the losses ll_r and splc.",
+            "choices": ["negative", "ignore"],
+        },
+    )
+    hidden_labels: float = field(
+        default=0.0, metadata={"help": "Make this share of the training labels unknown (to study missing labels)."}
     )
     pos_weight: str = field(
         default="none",
@@ -197,8 +204,9 @@ def _check(model: ModelArguments, data: DataArguments, masks: MaskArguments) -> 
             raise RunError(f"--{name} takes two numbers, got {interval}")
     if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:
         raise RunError(f"--crop_scale takes two numbers in (0, 1], the smaller first, got {data.crop_scale}")
-    if not 0 <= data.validation_fraction < 1:
-        raise RunError(f"--validation_fraction must lie in [0, 1), got {data.validation_fraction}")
+    for name in ("validation_fraction", "hidden_labels"):
+        if not 0 <= getattr(data, name) < 1:
+            raise RunError(f"--{name} must lie in [0, 1), got {getattr(data, name)}")
     for name, statistics in (("image_mean", model.image_mean), ("image_std", model.image_std)):
         if statistics is not None and len(statistics) != 3:
             raise RunError(f"--{name} takes three numbers, got {statistics}")

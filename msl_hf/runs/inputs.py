@@ -138,6 +138,46 @@ def check_split(
     return dataset
 
 
+def hide_labels(train: Dataset, share: float, seed: int) -> Dataset:
+    """The training images with every entry, present or absent, unknown with probability `share`.
+
+    Args:
+        train: A data set of the schema.
+        share: In [0, 1).
+        seed: What is hidden of row i depends on the seed and i alone.
+    """
+    if isinstance(train, IterableDataset):
+        raise RunError("--hidden_labels draws what to hide for each row, which a stream does not number; leave it out")
+    features = train.features["labels"]
+    count, columns = len(features.feature.names), {"labels": [], "ignored": []}
+    unknown = column(train, "ignored") if "ignored" in train.features else [[]] * len(train)
+    for index, (labels, ignored) in enumerate(zip(column(train, "labels"), unknown, strict=True)):
+        hidden = set(np.flatnonzero(np.random.default_rng([seed, index]).random(count) < share).tolist())
+        columns["labels"].append(sorted(set(labels) - hidden))
+        columns["ignored"].append(sorted(set(ignored) | hidden))
+    train = train.remove_columns([name for name in columns if name in train.features])
+    for name, values in columns.items():
+        train = train.add_column(name, values, feature=features)
+    return train
+
+
+def choose_ignored_as(given: str | None, train: Dataset | IterableDataset, classification_loss: str) -> str:
+    """What an unknown label is in training: what was given, else what suits loss and data, which is printed.
+
+    Args:
+        given: Of `--ignored_as`.
+        train: The training images.
+        classification_loss: `ll_r` and `splc` judge assumed negatives; the others learn from what is known.
+    """
+    has_unknown = "ignored" in train.features and (isinstance(train, IterableDataset) or any(column(train, "ignored")))
+    if given is not None or not has_unknown:
+        return given or "negative"
+    chosen = "negative" if classification_loss in ("ll_r", "splc") else "ignore"
+    means = {"negative": "count as negative", "ignore": "are left out of the loss"}[chosen]
+    print(f"Unknown labels {means} in training (--ignored_as {chosen})")
+    return chosen
+
+
 def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float] | None:
     """The factors that `--pos_weight` asks for, in the order of the classes; None without any.
 

@@ -29,7 +29,17 @@ from ..training import MSLTrainer
 from ..training.callbacks import SaveBestModel, SaveOnTermination, best_evaluation
 from .arguments import Arguments, DataArguments, RunError
 from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
-from .inputs import Splits, load_masks, load_model, load_pos_weight, mask_bank, prepare_splits, user_input
+from .inputs import (
+    Splits,
+    choose_ignored_as,
+    hide_labels,
+    load_masks,
+    load_model,
+    load_pos_weight,
+    mask_bank,
+    prepare_splits,
+    user_input,
+)
 from .output import check_output_dir, claim_output_dir, find_checkpoint, run_settings, write_json
 
 CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve
@@ -74,7 +84,10 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         if is_stream and (training.max_steps <= 0 or training.lr_step_epochs is not None):
             raise RunError("a stream has no known length: give the training steps with --max_steps N, and a schedule "
                            "that needs no epochs (without --lr_step_epochs)")  # fmt: skip
-        pos_weight = load_pos_weight(arguments.data.pos_weight, splits.train, arguments.data.ignored_as)
+        if arguments.data.hidden_labels:
+            splits.train = hide_labels(splits.train, arguments.data.hidden_labels, training.seed)
+        ignored_as = choose_ignored_as(arguments.data.ignored_as, splits.train, training.classification_loss)
+        pos_weight = load_pos_weight(arguments.data.pos_weight, splits.train, ignored_as)
         train_masks, test_masks = load_masks(arguments.masks)
         model, processor = load_model(arguments.model, label_names)
     if splits.selection is not None:
@@ -93,7 +106,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
             processing_class=processor,
             train_dataset=train_images,
             eval_dataset=None if splits.selection is None else ImageDataset(splits.selection, processor),
-            data_collator=MultiLabelCollator(len(label_names), ignored_as=arguments.data.ignored_as),
+            data_collator=MultiLabelCollator(len(label_names), ignored_as=ignored_as),
             eval_data_collator=MultiLabelCollator(len(label_names), ignored_as="ignore"),
             pos_weight=pos_weight,
             compute_metrics=metrics_from_logits,

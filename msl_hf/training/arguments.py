@@ -37,7 +37,8 @@ class MSLTrainingArguments(TrainingArguments):
     Args:
         loss_weights: w1, w2, w3 of recognition, masked and consistency term (Table 7). `1 0 0` is plain training, for
             which no masked forward is run.
-        classification_loss: `"bce"`, `"asl"` (asymmetric loss) or `"focal"`.
+        classification_loss: `"bce"`, `"asl"` (asymmetric loss), `"focal"`, or, where labels are missing among the
+            negatives, `"ll_r"` (large-loss rejection) or `"splc"` (self-paced correction).
         head_lr_multiplier: Learning rate of the head relative to `learning_rate`.
         decay_norm_and_bias: Apply `weight_decay` to normalisation weights and biases too, as the paper does.
         mask_fill: `"black"` (the paper), or `"zero"`: 0 in normalised space, which needs no image processor.
@@ -84,7 +85,7 @@ class MSLTrainingArguments(TrainingArguments):
         metadata={"help": "Weights of recognition, masked and consistency term; 1 0 0 is plain training."},
     )
     classification_loss: str = field(
-        default="bce", metadata={"help": "Classification loss.", "choices": ["bce", "asl", "focal"]}
+        default="bce", metadata={"help": "Classification loss.", "choices": ["bce", "asl", "focal", "ll_r", "splc"]}
     )
     head_lr_multiplier: float = field(default=10.0, metadata={"help": "Head learning rate / learning rate."})
     decay_norm_and_bias: bool = field(default=False, metadata={"help": "Weight decay on every parameter (paper)."})

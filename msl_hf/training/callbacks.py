@@ -11,18 +11,22 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 
-class EpochForDataset(TrainerCallback):
-    """Tell the training set which epoch it is in, so that its augmentation depends on (seed, epoch, index) alone.
+class SetEpoch(TrainerCallback):
+    """Tell the training set and the loss which epoch it is, so that what they do depends on counters alone.
 
-    `Trainer` itself does so in a single process only.
+    `Trainer` itself does so for data sets, in a single process only.
+
+    Args:
+        listeners: Those with a method `set_epoch` are told.
     """
 
-    def __init__(self, dataset):
-        self.dataset = dataset
+    def __init__(self, *listeners):
+        self.listeners = [listener for listener in listeners if hasattr(listener, "set_epoch")]
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # At the begin of an epoch state.epoch is whole, but for a run resumed within one.
-        self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
+        for listener in self.listeners:
+            listener.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class SaveBestModel(TrainerCallback):

@@ -1,5 +1,6 @@
-"""The loss of Masked Supervised Learning (equations 1 and 2)."""
+"""The loss of Masked Supervised Learning (equations 1 and 2), and the classification losses that it may hold."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -37,12 +38,83 @@ class WeightedBCE(nn.Module):
         )
 
 
+class LargeLossRejection(nn.Module):
+    """Binary cross-entropy for images whose absent labels are only assumed: LL-R (Kim et al., CVPR 2022).
+
+    A network learns clean labels before it memorises wrong ones, so that among the zeros those of the largest loss are
+    the likeliest to be forgotten labels. In epoch t = 1, 2, ... the ceil((t - 1) * delta * B * C) zeros of the batch
+    with the largest losses count with loss 0. The first epoch, and evaluation, are plain binary cross-entropy.
+
+    Args:
+        delta: Share of the entries of a batch that each epoch adds to the rejected ones; the paper's 0.2 %.
+
+    Examples:
+        >>> loss = LargeLossRejection(delta=0.25)
+        >>> loss.set_epoch(1)  # the second one: one of four entries
+        >>> loss(torch.tensor([[3.0, -3.0], [1.0, 2.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+        tensor([[0.0000, 0.0486],
+                [1.3133, 0.1269]])
+    """
+
+    def __init__(self, delta: float = 0.002):
+        super().__init__()
+        self.delta = delta
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Epochs are counted from 0."""
+        self.epoch = epoch
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(B, C) logits and targets -> (B, C) losses."""
+        losses = binary_cross_entropy(logits, targets)
+        rejected = min(math.ceil(self.epoch * self.delta * targets.numel()), targets.numel())
+        if not self.training or not rejected:
+            return losses
+        assumed = torch.where(targets == 0, losses.detach(), 0.0)
+        least = assumed.flatten().topk(rejected).values[-1]
+        return losses.masked_fill((targets == 0) & (assumed >= least), 0.0)
+
+
+class SelfPacedCorrection(nn.Module):
+    """Focal loss with a margin that takes confident zeros for forgotten labels: SPLC (Zhang et al. 2021).
+
+    From the second epoch on a zero of probability above `threshold` counts as a one. With p of the logit, less
+    `margin` where the label is given, an entry costs `(1 - p)^gamma * -log p` where it counts as one and
+    `p^gamma * -log(1 - p)` where it counts as zero. The first epoch, and evaluation, correct nothing.
+
+    Args:
+        threshold: Probability above which a zero is corrected (0.6 in the paper).
+        margin: Subtracted from the logits of given labels, which thus have to be surer (1).
+        gamma: Focusing exponent (2).
+    """
+
+    def __init__(self, threshold: float = 0.6, margin: float = 1.0, gamma: float = 2.0):
+        super().__init__()
+        self.threshold, self.margin, self.gamma = threshold, margin, gamma
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Epochs are counted from 0."""
+        self.epoch = epoch
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(B, C) logits and targets -> (B, C) losses."""
+        logits = torch.where(targets == 1, logits - self.margin, logits)
+        probabilities = logits.sigmoid()
+        if self.training and self.epoch >= 1:
+            targets = torch.where(probabilities > self.threshold, 1.0, targets)
+        distance = targets * (1 - probabilities) + (1 - targets) * probabilities
+        return distance**self.gamma * binary_cross_entropy(logits, targets)
+
+
 def make_classification_loss(name: str, pos_weight: Sequence[float] | None = None) -> Callable:
     """A classification loss without reduction, (logits, targets) (B, C) -> (B, C), by its name.
 
     Args:
         name: `"bce"`, `"asl"` (asymmetric loss, Ridnik et al. 2021, timm's defaults) or `"focal"` (Lin et al. 2017,
-            gamma 2, alpha 0.25).
+            gamma 2, alpha 0.25); where absent labels are only assumed, `"ll_r"` (`LargeLossRejection`) or `"splc"`
+            (`SelfPacedCorrection`).
         pos_weight: (C,) factors on the positive term, for `"bce"` only.
     """
     if pos_weight is not None and name != "bce":
@@ -55,6 +127,10 @@ def make_classification_loss(name: str, pos_weight: Sequence[float] | None = Non
         from torchvision.ops import sigmoid_focal_loss
 
         return sigmoid_focal_loss
+    if name == "ll_r":
+        return LargeLossRejection()
+    if name == "splc":
+        return SelfPacedCorrection()
     return binary_cross_entropy if pos_weight is None else WeightedBCE(pos_weight)
 
 
@@ -125,12 +201,17 @@ class MSLLoss(nn.Module):
         """
         if masked_logits is None and self.needs_masked_branch:
             raise ValueError(f"weights {self.weights} need the logits of the masked branch")
-        logits = logits.float()
-        targets = labels.float().masked_fill(labels == IGNORED, 0.0)
-        components = {"recognition": mean_over_valid(self.classification_loss(logits, targets), labels)}
+        logits, ignored = logits.float(), labels == IGNORED
+        targets = labels.float().masked_fill(ignored, 0.0)
+
+        def classification(logits: torch.Tensor) -> torch.Tensor:
+            # A sure and true zero: nothing that a loss over the whole batch would choose.
+            return mean_over_valid(self.classification_loss(logits.masked_fill(ignored, -1e4), targets), labels)
+
+        components = {"recognition": classification(logits)}
         if masked_logits is not None:
             masked_logits = masked_logits.float()
-            components["masked"] = mean_over_valid(self.classification_loss(masked_logits, targets), labels)
+            components["masked"] = classification(masked_logits)
             difference = logits.sigmoid() - masked_logits.sigmoid()
             components["consistency"] = mean_over_valid(difference.square(), labels)
         total = sum(

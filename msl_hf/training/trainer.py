@@ -20,7 +20,7 @@ from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
 from .arguments import MSLTrainingArguments
 from .averaging import WeightAverage
-from .callbacks import EpochForDataset
+from .callbacks import SetEpoch
 from .losses import MSLLoss, make_classification_loss
 from .precision import run_depthwise_in_float32
 from .schedule import warmup_step_schedule
@@ -92,8 +92,7 @@ class MSLTrainer(Trainer):
         if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
             raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
                              "MSLForImageClassification on a plain ViT of timm can; use 'auto'")  # fmt: skip
-        if hasattr(self.train_dataset, "set_epoch"):
-            self.add_callback(EpochForDataset(self.train_dataset))
+        self.add_callback(SetEpoch(self.train_dataset, self.loss.classification_loss))
         self.weight_average = WeightAverage(self.model, args.ema_decay) if args.ema_decay else None
         if self.weight_average is not None:
             self.add_callback(self.weight_average)
@@ -134,9 +133,11 @@ class MSLTrainer(Trainer):
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if not model.training:
             outputs = model(pixel_values=pixel_values)
-            loss = MSLLoss((1, 0, 0), self.loss.classification_loss)(outputs.logits, None, labels)["loss"]
+            plain = MSLLoss((1, 0, 0), self.loss.classification_loss).eval()
+            loss = plain(outputs.logits, None, labels)["loss"]
             return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
+        self.loss.train()
         for module in self._frozen_batch_norms:
             module.eval()  # Trainer puts the whole model into training mode before every step
         if not self.loss.needs_masked_branch:
