@@ -1,45 +1,47 @@
-r"""Train a multi-label classifier on your own images: a folder with metadata.jsonl files, or a Hub data set.
+r"""Train a multi-label classifier on your own images, whichever way their labels are written down.
 
     accelerate launch recipes/train_folder.py --data_dir photos --backbone timm/resnet50.a1_in1k \
         --output_dir outputs/photos
 
-photos/train/metadata.jsonl has a line for each image: {"file_name": "a.jpg", "labels": ["cat", "dog"]}. Without a
-validation split, --validation_fraction 0.1 holds a tenth of the training images out to choose the best epoch.
+photos/train/metadata.jsonl has a line for each image: {"file_name": "a.jpg", "labels": ["cat", "dog"]}. Tables with a
+column for each class, exports of Roboflow, CVAT, Label Studio, labelme, LabelImg, YOLO, COCO, VOC and OpenImages, and
+Hub data sets are recognised, too; --format says which one it is where several fit. Without a validation split,
+--validation_fraction 0.1 holds a tenth of the training images out to choose the best epoch.
 
---data_dir may also be the id of a Hub data set whose labels are lists of names or indices, multi-hot vectors, or the
-categories of boxes; --streaming true --max_steps N reads it while training.
+--streaming true --max_steps N reads a Hub data set or parquet files while training.
 """
 
 import sys
 from dataclasses import dataclass, field
 
-from msl_hf.data import load_image_folder
-from msl_hf.data.labels import read_class_names
+from msl_hf.data.readers import FORMATS
 from msl_hf.runs.arguments import DataArguments, RunError, parse_arguments
+from msl_hf.runs.reading import ReadingArguments, format_of, read_data
 from msl_hf.runs.train import main, train
 
 
 @dataclass
-class FolderArguments:
-    """Flags for data that others have written."""
+class FolderArguments(ReadingArguments):
+    """How the labels are written down."""
 
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column of the labels in a Hub data set, such as objects.category."}
-    )
-    classes: str | None = field(
-        default=None, metadata={"help": "File with the class names: a JSON list, or a name a line."}
+    format: str = field(
+        default="auto", metadata={"help": "How the data are stored; auto finds out.", "choices": list(FORMATS)}
     )
     streaming: bool = field(default=False, metadata={"help": "Stream the Hub data set; needs --max_steps."})
 
 
 def train_folder() -> None:
     arguments, folder = parse_arguments(sys.argv[1:], __doc__, FolderArguments)
-    if arguments.data.data_dir is None:
+    has_json = folder.train_json or folder.val_json
+    if arguments.data.data_dir is None and not has_json:
         raise RunError("say where your images are: --data_dir FOLDER (or the id of a Hub data set)")
 
     def load(data: DataArguments):
-        class_names = None if folder.classes is None else read_class_names(folder.classes)
-        return load_image_folder(data.data_dir, folder.label_column, class_names, folder.streaming)
+        path = data.data_dir or "."
+        format = format_of(path, folder.format, folder)
+        if format in ("voc", "wider"):
+            data.ignored_as = data.ignored_as or "negative"  # as in the reference
+        return read_data(path, format, folder, folder.streaming)
 
     train(arguments, load)
 

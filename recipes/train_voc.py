@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from msl_hf.data import load_voc, make_scenes
-from msl_hf.data.voc import download_voc
+from msl_hf.data.readers.voc import download_voc
 from msl_hf.runs.arguments import DataArguments, parse_arguments
 from msl_hf.runs.train import main, train
 

@@ -1,26 +1,35 @@
-"""Labels as people write them (names, indices) -> class indices; class lists as people store them."""
+"""Labels as people write them (names, indices, text, a number a class) -> class indices; class lists as stored."""
 
+import ast
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from transformers.utils import logging
+
+from .files import listed, read_json, read_text, text_lines
 from .schema import DataError
 
+logger = logging.get_logger(__name__)
+
 CLASS_FILES = ("classes.json", "classes.txt")
+SEPARATORS = (";", "|", ",")
+STATES = {
+    **dict.fromkeys(("1", "1.0", "true", "yes", "t", "y"), 1),
+    **dict.fromkeys(("0", "0.0", "false", "no", "f", "n"), 0),
+    **dict.fromkeys(("-1", "-1.0"), -1),
+    **dict.fromkeys(("", "nan", "null", "none", "na", "n/a", "?", "unknown"), None),
+}
 
 
 def read_class_names(file: str | os.PathLike) -> list[str]:
     """A class list: a JSON list of names, or a text file with a name a line."""
     file = Path(file)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
+    names = read_json(file) if file.suffix == ".json" else text_lines(read_text(file))
     if isinstance(names, list):
+        names = [name.strip() if isinstance(name, str) else name for name in names]
         names = [name for name in names if name != ""]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{file}: must list the class names")
@@ -34,11 +43,107 @@ def class_file(folder: Path) -> Path | None:
     return next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
 
 
+class LabelText:
+    """How one column writes the labels of an image as text, learned from all of its cells.
+
+    Lists written as text (JSON, Python), else separated by `;`, `|` or `,`. Blanks separate only where the parts are
+    labels of other cells, too, so that `hot dog` stays one class. What is guessed is logged.
+
+    Args:
+        cells: The texts of the column.
+        where: The column, for messages.
+        separator: Overrides what the cells suggest; `"none"` where a cell is one label.
+
+    Raises:
+        DataError: where the column is written in two ways.
+
+    Examples:
+        >>> LabelText(["a;b", "c"], "labels")("a; c")
+        ['a', 'c']
+    """
+
+    def __init__(self, cells: Iterable[str], where: str, separator: str | None = None):
+        self.where, self.names = where, None
+        texts = [cell.strip() for cell in cells]
+        texts = [text for text in texts if text and not _is_list(text)]
+        if separator is not None:
+            self.separator = None if separator == "none" else separator
+            return
+        present = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
+        self.separator = present[0] if present else None
+        if present:
+            self._check_rest(texts, present[1:])
+        elif any(" " in text for text in texts):
+            self._learn_blanks(texts)
+
+    def _check_rest(self, texts: list[str], others: list[str]) -> None:
+        names = {part.strip() for text in texts for part in text.split(self.separator)}
+        if self.separator != SEPARATORS[0]:
+            logger.warning(f"{self.where}: {self.separator!r} separates the labels of an image "
+                           "(--label_separator says otherwise; none for one label an image)")  # fmt: skip
+        for mark in others:
+            kept = sorted(name for name in names if mark in name)
+            mixed = [name for name in kept if all(part.strip() in names for part in name.split(mark))]
+            if mixed:
+                raise DataError(f"{self.where}: {self.separator!r} separates labels, but in {mixed[0]!r} {mark!r}; "
+                                "write them in one way, or say which with --label_separator")  # fmt: skip
+            logger.warning(f"{self.where}: {mark!r} is taken for a part of names, such as {kept[0]!r}")
+
+    def _learn_blanks(self, texts: list[str]) -> None:
+        names = set(texts)
+        parts = {text: text.split() for text in names if len(text.split()) > 1}
+        divided = sorted(text for text, words in parts.items() if names.issuperset(words))
+        if not divided:
+            return
+        self.names = names
+        whole = sorted(set(parts) - set(divided))
+        logger.warning(
+            f"{self.where}: {len(divided)} texts such as {divided[0]!r} are taken for several labels, because each of "
+            "their words is a label of other images (--label_separator none keeps them whole)"
+            + (f"; one label each: {listed(whole)}" if whole else "")
+        )
+
+    def __call__(self, cell: str) -> list:
+        """The labels in a cell."""
+        text = cell.strip()
+        if not text:
+            return []
+        if _is_list(text):
+            return _read_list(text, self.where)
+        if self.separator is not None:
+            return [part.strip() for part in text.split(self.separator)]
+        words = text.split()
+        return words if self.names is not None and len(words) > 1 and self.names.issuperset(words) else [text]
+
+
+def _is_list(text: str) -> bool:
+    return (text[0], text[-1]) in (("[", "]"), ("(", ")"), ("{", "}"))
+
+
+def _read_list(text: str, where: str) -> list:
+    """`["a", "b"]` as JSON or Python write it, or `[a, b]`."""
+    if re.search(r"""(['"])\s+\1""", text):
+        raise DataError(f"{where}: {text!r} is a list as NumPy prints it; write it as JSON does, with commas")
+    try:
+        labels = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            labels = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            labels = [part.strip() for part in text[1:-1].split(",")]
+    if isinstance(labels, str | int) and not isinstance(labels, bool):  # ("a")
+        labels = [labels]
+    if not isinstance(labels, list | tuple | set):
+        raise DataError(f"{where}: {text!r} is no list of labels")
+    return sorted(labels) if isinstance(labels, set) else list(labels)
+
+
 def label_list(labels, where: str) -> list:
-    """The labels of one image, which have to be a list."""
+    """The labels of one image, which have to be a list: without blanks around names, and without empty ones."""
     if not isinstance(labels, list | tuple):
         raise DataError(f"{where}: labels must be a list, got {labels!r}")
-    return list(labels)
+    stripped = (label.strip() if isinstance(label, str) else label for label in labels)
+    return [label for label in stripped if label != ""]
 
 
 def sorted_names(rows: Iterable[tuple[str, list]]) -> list[str]:
@@ -77,3 +182,61 @@ def to_indices(labels, positions: Mapping[str, int], where: str) -> list[int]:
             raise DataError(f"{where}: label {label!r} is not among the classes {', '.join(list(positions)[:10])}"
                             f"{', ...' if len(positions) > 10 else ''}")  # fmt: skip
     return sorted(indices)
+
+
+def label_state(value) -> int | None:
+    """What a cell of a class's own column says: 1 present, 0 absent, None unknown, and -1, which is either.
+
+    Raises:
+        ValueError: for a value that is none of these.
+    """
+    if value is None or value is True or value is False:
+        return None if value is None else int(value)
+    if isinstance(value, float) and value != value:
+        return None
+    text = str(value).strip().lower()
+    if text not in STATES:
+        raise ValueError(f"{value!r} is neither 1 nor 0, -1 or blank")
+    return STATES[text]
+
+
+def is_state(value) -> bool:
+    """Whether a cell may be that of a class's own column."""
+    try:
+        label_state(value)
+    except ValueError:
+        return False
+    return True
+
+
+class StateColumns:
+    """Columns of one class each -> labels and unknown labels.
+
+    A blank, null or NaN is unknown. So is -1, unless the columns know no 0: then -1 is their way to say absent.
+
+    Args:
+        names: The columns, which are the classes.
+        values: All values that occur in them.
+        where: The table, for messages.
+    """
+
+    def __init__(self, names: Sequence[str], values: Iterable, where: str):
+        self.names = list(names)
+        found = {label_state(value) for value in values if is_state(value)}
+        self.absent = -1 if -1 in found and 0 not in found else 0
+        if self.absent == -1:
+            logger.warning(f"{where}: its columns hold 1 and -1, and no 0; -1 is taken for absent, not for unknown")
+
+    def __call__(self, row: Mapping, where: str) -> tuple[list[str], list[str]]:
+        """(labels, unknown labels) of a row."""
+        labels, unknown = [], []
+        for name in self.names:
+            try:
+                state = label_state(row.get(name))
+            except ValueError as error:
+                raise DataError(f"{where}: column {name!r}: {error}") from error
+            if state == 1:
+                labels.append(name)
+            elif state != self.absent:
+                unknown.append(name)
+        return labels, unknown

@@ -12,7 +12,8 @@ from transformers import AutoImageProcessor, ViTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.utils import logging
 
-from .schema import DataError, read_image, undecoded
+from .images import read_image
+from .schema import DataError, undecoded
 
 logger = logging.get_logger(__name__)
 

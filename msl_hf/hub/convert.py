@@ -10,7 +10,7 @@ from torch import nn
 from transformers import ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 
-from ..data import coco, voc, wider
+from ..data.readers import coco, voc, wider
 from ..model import MSLForImageClassification
 
 CLASSES = {len(names): names for names in (voc.CLASSES, coco.CLASSES, wider.CLASSES)}

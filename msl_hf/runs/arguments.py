@@ -14,6 +14,8 @@ from transformers import HfArgumentParser
 from ..model.configuration_msl import HEADS
 from ..training import MSLTrainingArguments
 
+MAX_PIXELS_HELP = "Let images of so many pixels in; default: 178,956,970, Pillow's own limit."
+
 
 class RunError(Exception):
     """A mistake in what the user asked for; recipes print the message without a stack trace."""
@@ -53,6 +55,7 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on a random part of this size."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on random parts of this size."})
     drop_bad_images: bool = field(default=False, metadata={"help": "Leave out missing and broken images."})
+    max_pixels: int | None = field(default=None, metadata={"help": MAX_PIXELS_HELP})
     check_images: bool = field(
         default=True,
         metadata={"help": "Decode every image before training; false for millions: a broken one stops the run later."},

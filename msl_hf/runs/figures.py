@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.schema import class_names_of, column, image_size, make_targets, read_image, undecoded
+from ..data.images import image_size, read_image
+from ..data.schema import class_names_of, column, make_targets, undecoded
 from ..evaluation.examples import Example, masked_objects, most_hidden_objects, smallest_objects
 from ..evaluation.sheets import TOP, Panel, Row, draw_sheet
 from ..masks import MaskBank, apply_mask, counter_generator

@@ -11,7 +11,8 @@ import transformers
 from datasets import Dataset, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 
-from ..data.schema import check_images, class_names_of, column, make_targets
+from ..data.images import check_images
+from ..data.schema import class_names_of, column, make_targets
 from ..data.transforms import build_processor
 from ..hub.convert import load_backbone_weights
 from ..masks import MaskBank

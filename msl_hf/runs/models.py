@@ -10,32 +10,31 @@ import torch
 import transformers
 from datasets import Dataset
 
-from ..data import load_coco, load_image_folder, load_voc, load_wider, make_scenes
-from ..data.labels import read_class_names
+from ..data import load_voc, make_scenes
+from ..data.images import set_max_pixels
+from ..data.readers import FORMATS
 from ..data.schema import class_names_of, make_targets
 from ..evaluation.metrics import probabilities
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
-from .arguments import RunError
+from .arguments import MAX_PIXELS_HELP, RunError
 from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of
-
-DEFAULT_YEARS = {"voc": 2007, "coco": 2014}
+from .reading import ReadingArguments, read_data
 
 
 @dataclass
-class ComparisonArguments:
+class ComparisonArguments(ReadingArguments):
     """Which models on which images."""
 
     model: list[str] = field(default_factory=list, metadata={"help": "Model folders or Hub ids; one or several."})
     output_dir: str | None = field(default=None, metadata={"help": "Where the results go."})
     data_dir: str | None = field(default=None, metadata={"help": "Where the data lie; default: generated scenes."})
     dataset: str = field(
-        default="voc", metadata={"help": "How the data are stored.", "choices": ["voc", "coco", "wider", "folder"]}
+        default="auto",
+        metadata={"help": "How the data are stored; auto finds out.", "choices": [*FORMATS, "folder"]},
     )
-    year: int | None = field(default=None, metadata={"help": "Year of VOC (2007) or COCO (2014)."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels in a Hub data set."})
-    classes: str | None = field(default=None, metadata={"help": "File with the class names of a folder."})
+    max_pixels: int | None = field(default=None, metadata={"help": MAX_PIXELS_HELP})
     split: str | None = field(default=None, metadata={"help": "Split to measure on; default: test, val, validation."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Take a random part of this size."})
     drop_bad_images: bool = field(default=False, metadata={"help": "Leave out missing and broken images."})
@@ -76,21 +75,16 @@ class TrainedModel:
 
 def load_data(arguments: ComparisonArguments) -> Mapping[str, Dataset]:
     """The `DatasetDict` of the schema that the arguments ask for."""
-    source, year = arguments.data_dir, arguments.year or DEFAULT_YEARS.get(arguments.dataset)
-    if source is None:
-        if arguments.dataset != "voc":
-            raise RunError(f"say where the {arguments.dataset} data are: --data_dir FOLDER")
-        scenes = Path(arguments.output_dir).parent / "scenes"
-        print(f"No --data_dir: measuring on generated scenes instead of photographs, from {scenes}")
-        return load_voc(make_scenes(scenes))
-    if arguments.dataset == "voc":
-        return load_voc(source, year)
-    if arguments.dataset == "coco":
-        return load_coco(source, year)
-    if arguments.dataset == "wider":
-        return load_wider(source)
-    class_names = None if arguments.classes is None else read_class_names(arguments.classes)
-    return load_image_folder(source, arguments.label_column, class_names)
+    set_max_pixels(arguments.max_pixels)
+    if arguments.data_dir is not None:
+        return read_data(arguments.data_dir, arguments.dataset, arguments)
+    if arguments.train_json or arguments.val_json:
+        return read_data(".", "coco", arguments)
+    if arguments.dataset not in ("auto", "voc"):
+        raise RunError(f"say where the {arguments.dataset} data are: --data_dir FOLDER")
+    scenes = Path(arguments.output_dir).parent / "scenes"
+    print(f"No --data_dir: measuring on generated scenes instead of photographs, from {scenes}")
+    return load_voc(make_scenes(scenes))
 
 
 def choose_split(datasets: Mapping[str, Dataset], name: str | None, arguments: ComparisonArguments):

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.schema import DataError, read_image
+from ..data.images import read_image
+from ..data.schema import DataError
 from ..model.pipeline_msl import labels_above
 from .arguments import RunError
 from .hardware import set_cpu_threads

@@ -4,24 +4,25 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.schema import DataError, check_images, class_names_of, undecoded
-from .arguments import RunError
+from ..data.images import check_images
+from ..data.readers import FORMATS
+from ..data.schema import DataError, class_names_of, undecoded
+from .arguments import MAX_PIXELS_HELP, RunError
 from .inputs import user_input
 from .models import load_data
 from .output import write_json
+from .reading import ReadingArguments
 
 
 @dataclass
-class PrepareArguments:
+class PrepareArguments(ReadingArguments):
     """Which data, and where the shards go."""
 
     data_dir: str | None = field(default=None, metadata={"help": "Where the data lie."})
     dataset: str = field(
-        default="voc", metadata={"help": "How they are stored.", "choices": ["voc", "coco", "wider", "folder"]}
+        default="auto", metadata={"help": "How they are stored; auto finds out.", "choices": [*FORMATS, "folder"]}
     )
-    year: int | None = field(default=None, metadata={"help": "Year of VOC (2007) or COCO (2014)."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels in a Hub data set."})
-    classes: str | None = field(default=None, metadata={"help": "File with the class names of a folder."})
+    max_pixels: int | None = field(default=None, metadata={"help": MAX_PIXELS_HELP})
     splits: list[str] | None = field(
         default=None, metadata={"help": "Which splits; default: all, but trainval where train and val are there."}
     )

@@ -17,6 +17,7 @@ import transformers
 from datasets import IterableDataset
 from safetensors import SafetensorError
 
+from ..data.images import set_max_pixels
 from ..data.schema import DataError, MultiLabelCollator, class_names_of
 from ..data.transforms import ImageDataset, StreamedImages
 from ..evaluation.figures import plot_per_class, plot_robustness, plot_training_curves
@@ -75,6 +76,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     check_output_dir(arguments)
     resume = find_checkpoint(training.output_dir, training.resume_from_checkpoint)
     with user_input():
+        set_max_pixels(arguments.data.max_pixels)
         with training.main_process_first():  # it may download, or write scenes
             datasets = load(arguments.data)
         progress = training.process_index == 0 and not training.disable_tqdm

@@ -16,7 +16,8 @@ import torch
 from PIL import Image, ImageOps
 
 from msl_hf import MaskBank, apply_mask
-from msl_hf.data.schema import DataError, read_image
+from msl_hf.data.images import read_image
+from msl_hf.data.schema import DataError
 from msl_hf.model.pipeline_msl import labels_above
 from msl_hf.runs.arguments import RunError
 from msl_hf.runs.inputs import load_trained, user_input

@@ -3,7 +3,8 @@ import torch
 from PIL import Image
 
 from msl_hf.data import MultiLabelCollator, check_images
-from msl_hf.data.schema import DataError, class_names_of, make_features, read_image, undecoded
+from msl_hf.data.images import read_image
+from msl_hf.data.schema import DataError, class_names_of, make_features, undecoded
 
 
 def make_dataset(paths, **columns):

@@ -6,7 +6,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from msl_hf.data import ImageDataset, build_processor, load_voc
-from msl_hf.data.schema import DataError, make_features, read_image, undecoded
+from msl_hf.data.images import read_image
+from msl_hf.data.schema import DataError, make_features, undecoded
 from msl_hf.data.transforms import StreamedImages, augmented_pixel_values, random_crop
 
 

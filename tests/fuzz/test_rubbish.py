@@ -17,7 +17,8 @@ from trees import make_coco, make_wider
 
 from msl_hf import MaskBank, MSLForImageClassification
 from msl_hf.data import load_coco, load_image_folder, load_voc, load_wider
-from msl_hf.data.schema import DataError, check_images, read_image, undecoded
+from msl_hf.data.images import check_images, read_image
+from msl_hf.data.schema import DataError, undecoded
 from msl_hf.hub.convert import convert_checkpoint
 from msl_hf.runs.arguments import RunError, read_yaml
 from msl_hf.runs.inputs import load_trained, user_input

@@ -11,9 +11,9 @@ from reference_models import ReferenceResNet, ReferenceViT
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from msl_hf import MSLForImageClassification
-from msl_hf.data.coco import CLASSES as COCO
-from msl_hf.data.voc import CLASSES as VOC
-from msl_hf.data.wider import CLASSES as WIDER
+from msl_hf.data.readers.coco import CLASSES as COCO
+from msl_hf.data.readers.voc import CLASSES as VOC
+from msl_hf.data.readers.wider import CLASSES as WIDER
 from msl_hf.hub.convert import load_backbone_weights
 
 HEAD = "classifier.multi_head.{}.head.weight"

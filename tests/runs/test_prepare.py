@@ -3,7 +3,8 @@ import pytest
 from trees import make_coco, make_wider
 
 from msl_hf.data import load_coco, load_image_folder, load_voc, load_wider
-from msl_hf.data.schema import column, read_image, undecoded
+from msl_hf.data.images import read_image
+from msl_hf.data.schema import column, undecoded
 from msl_hf.runs.arguments import RunError
 from msl_hf.runs.prepare import PrepareArguments, prepare
 

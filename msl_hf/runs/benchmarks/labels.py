@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...data import ImageDataset, build_processor, load_coco, load_image_folder
-from ...data.coco import CLASSES
+from ...data.readers.coco import CLASSES
 from ...data.schema import make_features
 from ...data.transforms import StreamedImages
 from ..processes import in_child, process_memory

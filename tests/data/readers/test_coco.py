@@ -5,7 +5,7 @@ import pytest
 from trees import coco_instances, make_coco
 
 from msl_hf.data import load_coco
-from msl_hf.data.coco import CLASSES
+from msl_hf.data.readers.coco import CLASSES
 from msl_hf.data.schema import DataError, column
 
 
@@ -37,9 +37,9 @@ def edit(root, change, split="train"):
     ("change", "message"),
     [
         (lambda c: c.pop("images"), r"instances_train2014.json: has no list 'images'"),
-        (lambda c: c["annotations"][3].pop("bbox"), r"annotations\[3\]: has no 'bbox'"),
+        (lambda c: c["annotations"][3].pop("category_id"), r"annotations\[3\]: has no 'category_id'"),
         (lambda c: c["annotations"][3].update(bbox=[1, 2, 3]), r"annotations\[3\]: cannot be used \(bbox has 3"),
-        (lambda c: c["annotations"][3].update(bbox=None), r"annotations\[3\]: cannot be used"),
+        (lambda c: c["annotations"][3].update(bbox="1 2"), r"annotations\[3\]: cannot be used"),
         (lambda c: c["annotations"].insert(0, "dog"), r"annotations\[0\]: cannot be used"),
         (
             lambda c: c["annotations"][1].update(image_id=7),
@@ -49,7 +49,7 @@ def edit(root, change, split="train"):
         (lambda c: c["images"].append({**c["images"][2], "file_name": "x.jpg"}), r"images\[6\].* id 102 already"),
         (lambda c: c["images"].append({**c["images"][2], "id": 1}), r"102.jpg more than once"),
         (lambda c: c["images"][2].update(file_name="../../secret.jpg"), r"images\[2\].*leads out of the folder"),
-        (lambda c: c["categories"].append({"id": 5, "name": "dog"}), "an id or a name occurs twice"),
+        (lambda c: c["categories"].append({"id": 5, "name": "dog"}), "two categories have the name 'dog'"),
         (lambda c: c["categories"].append({"id": 5, "name": "cat"}), "val2014.json: its categories differ"),
     ],
 )
@@ -72,9 +72,10 @@ def test_cut_off_file_and_wrong_folder(tmp_path):
 def test_empty_boxes_are_counted_and_still_label(tmp_path, monkeypatch):
     edit(make_coco(tmp_path), lambda c: [c["annotations"][i]["bbox"].__setitem__(2, 0) for i in (0, 2)])
     warnings = []
-    monkeypatch.setattr("msl_hf.data.coco.logger.warning", warnings.append)
+    monkeypatch.setattr("msl_hf.data.readers.coco.logger.warning", warnings.append)
     data = load_coco(tmp_path)["train"]
-    assert len(warnings) == 1 and "2 instances have an empty box" in warnings[0]
+    assert len(warnings) == 2 and "2 instances have an empty box" in warnings[0]
+    assert "2 images without any label are left out (--keep_unlabelled true" in warnings[1]
     assert data[0]["labels"] == [0, 1] and data[0]["objects"]["label"] == [1]
 
 

@@ -74,7 +74,7 @@ def test_errors_name_file_and_record(change, message, tmp_path):
 
 def test_unusable_boxes(tmp_path, monkeypatch):
     warnings = []
-    monkeypatch.setattr("msl_hf.data.wider.logger.warning", warnings.append)
+    monkeypatch.setattr("msl_hf.data.readers.wider.logger.warning", warnings.append)
     edit(make_wider(tmp_path), lambda c: c["images"][2]["targets"][0].update(bbox=[5, 5, 0, 9]))
     edit(tmp_path, lambda c: c["images"][1]["targets"][0].update(bbox=[500, 5, 9, 9]))
     data = load_wider(tmp_path)["train"]

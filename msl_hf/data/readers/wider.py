@@ -5,7 +5,9 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .schema import DataError, crop_box, make_features, path_inside, read_json_lists, read_record
+from ..files import path_inside, read_json_lists, read_record
+from ..images import crop_box, to_rgb
+from ..schema import DataError, make_features
 
 logger = logging.get_logger(__name__)
 
@@ -38,12 +40,7 @@ def load_wider(root: str | os.PathLike):
 
     root = Path(root)
     result, first = DatasetDict(), None
-    for name, official in SPLITS.items():
-        file = root / f"wider_attribute_{official}.json"
-        if not file.is_file():
-            file = root / "wider_attribute_annotation" / file.name
-        if not file.is_file():
-            continue
+    for name, file in wider_files(root).items():
         content = read_json_lists(file, "images")
         class_names = _read_class_names(file, content)
         first = first or (file, class_names)
@@ -57,10 +54,21 @@ def load_wider(root: str | os.PathLike):
     return result
 
 
+def wider_files(root: Path) -> dict[str, Path]:
+    """Split -> annotation file, of those that are there."""
+    files = {}
+    for name, official in SPLITS.items():
+        places = (root, root / "wider_attribute_annotation", root / "Annotations")
+        file = next((file for place in places if (file := place / f"wider_attribute_{official}.json").is_file()), None)
+        if file is not None:
+            files[name] = file
+    return files
+
+
 def _cut_out(batch: dict[str, list]) -> dict[str, list]:
     if "image" in batch and "crop" in batch:
         pairs = zip(batch["image"], batch["crop"], strict=True)
-        batch["image"] = [crop_box(image.convert("RGB"), crop) for image, crop in pairs]
+        batch["image"] = [crop_box(to_rgb(image), crop) for image, crop in pairs]
     return batch
 
 

@@ -53,7 +53,7 @@ def test_class_files_give_the_order_and_allow_indices(file, text, tmp_path):
     [
         ('{"file_name": "a.jpg", "labels": ["emu"]}', r"metadata.jsonl:1: label 'emu' is not among"),
         ('{"file_name": "a.jpg", "labels": [7]}', "label 7 is outside the 2 classes"),
-        ('{"file_name": "a.jpg", "labels": "cat"}', "labels must be a list"),
+        ('{"file_name": "a.jpg", "labels": 1.5}', "labels must be a list"),
         ('{"file_name": "a.jpg"}', "has no labels"),
         ('{"labels": []}', "has no file_name"),
         ('{"file_name": "../a.jpg", "labels": []}', "leads out of the folder"),

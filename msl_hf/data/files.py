@@ -1,0 +1,225 @@
+"""Files as users have them: which are images, where those of an annotation lie, text line by line."""
+
+import contextlib
+import functools
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+from transformers.utils import logging
+
+from .schema import DataError
+
+logger = logging.get_logger(__name__)
+
+HEIF_ENDINGS = (".heic", ".heif", ".hif")
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, and leaves decoding to others
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev", "eval"),
+    "test": ("test", "testing"),
+    "trainval": ("trainval",),
+}
+
+
+def split_name(name: str) -> str | None:
+    """What a split is called here: train, validation, test or trainval; None for no name of a split.
+
+    Examples:
+        >>> [split_name(name) for name in ("Train", "valid", "dev", "photos")]
+        ['train', 'validation', 'validation', None]
+    """
+    return next((split for split, names in SPLIT_NAMES.items() if name.casefold() in names), None)
+
+
+def add_split(splits: dict, name: str, content, source) -> None:
+    """Put `content` under what the split is called here, which no other source may have taken.
+
+    Raises:
+        DataError: naming both sources, such as the folders `val` and `valid`.
+    """
+    split = split_name(name) or name
+    if split in splits:
+        raise DataError(f"{source}: there is a split {split!r} already; val, valid, dev and eval all mean validation")
+    splits[split] = content
+
+
+@functools.cache
+def image_endings() -> frozenset[str]:
+    """Endings of the files that Pillow opens, such as `.jpg`; of HEIF too, which it opens with pillow-heif."""
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    opened = {e for e, name in Image.registered_extensions().items() if name in Image.OPEN and name not in NOT_DECODED}
+    return frozenset(opened | set(HEIF_ENDINGS))
+
+
+def is_image(path: str | os.PathLike) -> bool:
+    """Whether the ending is that of an image."""
+    return os.path.splitext(path)[1].lower() in image_endings()
+
+
+def walk(folder: str | os.PathLike) -> Iterator[Path]:
+    """All files below a folder, sorted; linked folders are followed, each folder once, and hidden ones left out."""
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # a link to a folder above, or to one that was there already
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
+
+
+def images_below(folder: str | os.PathLike) -> tuple[list[Path], Counter[str]]:
+    """The images below a folder, and the number of other files by their ending."""
+    images, others = [], Counter()
+    for file in walk(folder):
+        if is_image(file):
+            images.append(file)
+        else:
+            others[file.suffix.lower() or "no ending"] += 1
+    return images, others
+
+
+def read_text(file: Path) -> str:
+    """The UTF-8 text of a file, with or without a byte order mark."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is no UTF-8 text ({error})") from error
+
+
+def text_lines(text: str) -> list[str]:
+    """Lines of a text, divided at line feeds alone: other characters that `str.splitlines` divides at are content."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def read_json(file: Path):
+    """The content of a JSON file."""
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: is not valid JSON ({error})") from error
+
+
+def read_json_lists(file: Path, *keys: str) -> dict:
+    """An annotation file: a JSON object that holds a list under each of the keys."""
+    content = read_json(file)
+    for key in keys:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"{file}: has no list {key!r}")
+    return content
+
+
+def read_record(record, where: str, read: Callable):
+    """`read(record)`; what it lacks, or holds of the wrong kind, is an error that says where."""
+    try:
+        return read(record)
+    except DataError:
+        raise
+    except KeyError as error:
+        raise DataError(f"{where}: has no {error}") from error
+    except (TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+        raise DataError(f"{where}: cannot be used ({error})") from error
+
+
+def path_inside(folder: Path, name: str, where: str) -> Path:
+    r"""`folder / name`, for a name that is written as one within the folder; where a link leads is its owner's affair.
+
+    A backslash is a separator, as Windows writes it, unless there is a file of just that name.
+    """
+    if "\0" in name:
+        raise DataError(f"{where}: file_name {name!r} holds a zero byte")
+    if "\\" in name and not (folder / name).exists():
+        name = name.replace("\\", "/")
+    path = PurePosixPath(name)
+    if path.is_absolute() or name[1:3] == ":/":
+        raise DataError(
+            f"{where}: file_name {name!r} is absolute, and leads out of the folder; write it relative to {folder}, "
+            "with two lines of Python:\n"
+            f"  import pathlib; file = pathlib.Path({str(where).rsplit(':', 1)[0]!r})\n"
+            f"  file.write_text(file.read_text().replace({str(path.parent) + '/'!r}, ''))"
+        )
+    if ".." in path.parts:
+        raise DataError(f"{where}: file_name {name!r} leads out of the folder")
+    return folder / name
+
+
+class ImageFinder:
+    """Images below a folder, by the names that annotations give them.
+
+    Args:
+        root: Holds all images.
+        folders: Where names are looked up first, in this order.
+    """
+
+    def __init__(self, root: Path, folders: Iterable[Path] = ()):
+        self.root = root
+        self.folders = list(dict.fromkeys((*folders, root)))
+        self._by_name: dict[str, list[Path]] | None = None
+        self._elsewhere: dict[str, Path] = {}
+
+    def find(self, name: str, where: str) -> Path | None:
+        """The image of that name, or, for a name without the ending of an image, of that stem; None without any.
+
+        Raises:
+            DataError: where the name leads out of the folder, or several images bear it.
+        """
+        for folder in self.folders:
+            path = path_inside(folder, name, where)
+            if path.is_file():
+                return path
+            parts = path.relative_to(folder).parts
+            if len(parts) > 1 and parts[0] == folder.name and folder.joinpath(*parts[1:]).is_file():
+                return folder.joinpath(*parts[1:])
+        found = self._named(path.name)
+        if len(found) > 1:
+            beside = [file for file in found if file.parent in self.folders]
+            found = beside or found
+        if len(found) > 1:
+            raise DataError(f"{where}: {name} may be {found[0]} or {found[1]}; write the folder, too")
+        if not found:
+            return None
+        if "/" in name.replace("\\", "/"):
+            self._elsewhere[name] = found[0]
+        return found[0]
+
+    def report(self) -> None:
+        """Say how many images lay in another folder than the annotations write."""
+        if self._elsewhere:
+            name, file = next(iter(self._elsewhere.items()))
+            logger.warning(f"{self.root}: {len(self._elsewhere)} images lie in other folders than their annotations "
+                           f"write, such as {file} for {name}")  # fmt: skip
+
+    def expect(self, name: str, where: str) -> Path:
+        """As `find`; an image that is not there is expected in the first folder, where its check will miss it."""
+        return self.find(name, where) or path_inside(self.folders[0], name, where)
+
+    def _named(self, name: str) -> list[Path]:
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            for file in images_below(self.root)[0]:
+                self._by_name[file.name].append(file)
+                self._by_name[file.stem].append(file)
+        return self._by_name.get(name, [])
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Folders in a folder, sorted, without hidden ones."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """The first of several names, for a message."""
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

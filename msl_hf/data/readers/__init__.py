@@ -1,0 +1,217 @@
+"""Readers, a file for each way to write labels down, and the one function that finds out which of them a path is."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..files import image_endings, split_name, subfolders
+from ..schema import DataError
+from .coco import find_coco_files, read_coco
+from .columns import read_columns
+from .hub import load_hub
+from .label_studio import find_exports, read_label_studio
+from .labelme import is_labelme, read_labelme
+from .metadata import read_metadata
+from .openimages import find_tables as find_openimages
+from .openimages import read_openimages
+from .tables import METADATA_FILES, find_tables, read_tables
+from .voc import is_voc, read_voc
+from .wider import load_wider, wider_files
+from .yolo import is_yolo, read_yolo
+
+logger = logging.get_logger(__name__)
+
+FORMATS = (
+    "auto", "metadata", "columns", "voc", "coco", "wider", "yolo", "label_studio", "labelme", "openimages", "hub",
+)  # fmt: skip
+
+
+def load_images(
+    path: str | os.PathLike,
+    format: str = "auto",
+    label_columns: Sequence[str] | None = None,
+    label_separator: str | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    label_column: str | None = None,
+    year: int | None = None,
+    keep_unlabelled: bool | None = None,
+    train_json: str | None = None,
+    val_json: str | None = None,
+    image_dir: str | None = None,
+    streaming: bool = False,
+):
+    """Load images and their labels, in whichever way these are written down.
+
+    Args:
+        path: A folder, the file of labels itself, or the id of a Hub data set.
+        format: One of FORMATS; `"auto"` recognises it (`recognise`).
+        label_columns: Of a table with a column for each class: which columns. None takes all that hold nothing else.
+        label_separator: What separates labels written as text in one cell; None finds out, `"none"` is nothing.
+        class_names: The class names in order, for metadata and Hub data sets; overrides every other class list.
+        label_column: Of a table with one column of labels: which column, such as `objects.category`.
+        year: Of a VOC or COCO tree that holds several years.
+        keep_unlabelled: Whether images without any label are kept. None leaves it to the format: the official COCO
+            leaves them out, as the literature does; exports keep what was annotated with nothing, and leave out what
+            was never annotated. What is left out is counted and logged.
+        train_json: COCO annotations of the training images, wherever they lie.
+        val_json: COCO annotations of the validation images.
+        image_dir: Where the images of COCO annotations lie.
+        streaming: Read the rows of a Hub data set or of parquet files as they are needed.
+
+    Returns:
+        `datasets.DatasetDict` of the schema, an `IterableDatasetDict` where `streaming`. Splits called `val`, `valid`,
+        `dev` or `eval` are `validation`, in whatever case; VOC's own stay as they are.
+
+    Raises:
+        DataError: where no format fits, where several do, and for everything that a file holds and cannot be used.
+    """
+    if format not in FORMATS:
+        raise DataError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if format == "auto":
+        format = "coco" if train_json or val_json else recognise(path, label_columns)
+    if streaming and format != "hub":
+        raise DataError(f"{path}: image files in the format {format} are read from disk as they are; streaming is for "
+                        "Hub data sets and parquet files")  # fmt: skip
+    if class_names is not None and format not in ("metadata", "columns", "hub"):
+        raise DataError(f"{path}: the format {format} has class names of its own; leave out --classes")
+    if format == "metadata":
+        return read_metadata(path, label_column, label_separator, class_names)
+    if format == "columns":
+        return read_columns(path, label_columns, class_names)
+    if format == "voc":
+        return read_voc(path, year, keep_unlabelled)
+    if format == "coco":
+        return read_coco(path, year, keep_unlabelled, train_json, val_json, image_dir)
+    if format == "wider":
+        return load_wider(path)
+    if format == "yolo":
+        return read_yolo(path)
+    if format == "label_studio":
+        return read_label_studio(path, keep_unlabelled)
+    if format == "labelme":
+        return read_labelme(path, keep_unlabelled)
+    if format == "openimages":
+        return read_openimages(path)
+    root = Path(path)
+    if root.is_dir() and not _holds_shards(root):
+        raise DataError(f"{root}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}, or parquet files"
+                        + _how_to_convert(root))  # fmt: skip
+    return load_hub(
+        str(path), label_column, None if class_names is None else list(class_names), streaming, label_columns,
+        label_separator,
+    )  # fmt: skip
+
+
+def load_image_folder(
+    path: str | os.PathLike,
+    label_column: str | None = None,
+    class_names: list[str] | None = None,
+    streaming: bool = False,
+):
+    """Load a folder of images with tables of labels (`read_metadata`, `read_columns`), or a data set of the Hub.
+
+    Args:
+        path: The folder, or the id of a Hub data set, or a local folder of parquet files or WebDataset tars.
+        label_column: Column of the labels, such as `objects.category`.
+        class_names: The class names in order; overrides every other class list.
+        streaming: Stream the Hub data set.
+
+    Returns:
+        `datasets.DatasetDict` of the schema; an `IterableDatasetDict` where `streaming`.
+
+    Raises:
+        DataError: naming the file and line at fault.
+    """
+    format = table_format(path) or "hub"
+    return load_images(path, format, class_names=class_names, label_column=label_column, streaming=streaming)
+
+
+def recognise(path: str | os.PathLike, label_columns: Sequence[str] | None = None) -> str:
+    """The format that a folder, a file or an id is written in.
+
+    Args:
+        path: What is to be read.
+        label_columns: Given where a table has a column for each class.
+
+    Raises:
+        DataError: where none fits, with what was looked for, or several do.
+    """
+    root = Path(path)
+    if not root.exists():
+        return "hub"
+    if label_columns and table_format(root):
+        return "columns"
+    found = [name for name in (table_format(root), *_other_formats(root)) if name]
+    if len(found) > 1:
+        raise DataError(f"{root}: may be {' or '.join(found)}; say which with --format (--dataset), or name the file")
+    if found:
+        return found[0]
+    if root.is_dir() and _holds_shards(root):
+        return "hub"
+    raise DataError(
+        f"{root}: holds no labels in a known way: metadata.jsonl or .csv, a CSV file with a column of labels or one "
+        "for each class, VOC's or labelme's files beside the images, COCO's or Label Studio's JSON, YOLO's data.yaml, "
+        f"OpenImages' CSV, parquet files{_how_to_convert(root)}"
+    )
+
+
+def table_format(path: str | os.PathLike) -> str | None:
+    """`metadata` or `columns`, by the first table that has rows; None without tables."""
+    root = Path(path)
+    if root.is_file() and root.suffix not in (".csv", ".jsonl", ".txt"):
+        return None
+    if not root.exists() or (root.is_dir() and not find_tables(root)):
+        return None
+    return next((table.kind for table in read_tables(root) if table.rows and table.kind), "metadata")
+
+
+def _other_formats(root: Path) -> list[str]:
+    if root.is_file():
+        fits = {
+            "coco": root.suffix == ".json" and bool(find_coco_files(root)),
+            "label_studio": root.suffix == ".json" and bool(find_exports(root)),
+            "yolo": root.suffix in (".yaml", ".yml"),
+        }
+    else:
+        fits = {
+            "voc": is_voc(root),
+            "coco": bool(find_coco_files(root)),
+            "wider": bool(wider_files(root)),
+            "yolo": is_yolo(root),
+            "label_studio": bool(find_exports(root)),
+            "labelme": is_labelme(root),
+            "openimages": bool(find_openimages(root)),
+        }
+    return [name for name, does in fits.items() if does]
+
+
+def _holds_shards(root: Path) -> bool:
+    patterns = (f"{depth}*.{ending}" for ending in ("parquet", "tar") for depth in ("", "*/", "*/*/"))
+    return any(next(root.glob(pattern), None) is not None for pattern in patterns)
+
+
+def _how_to_convert(root: Path) -> str:
+    """For a folder of images for each class: the lines that make a metadata.csv of it."""
+    if not root.is_dir():
+        return ""
+    splits = [folder for folder in subfolders(root) if split_name(folder.name)]
+    for place in splits or [root]:
+        classes = [folder for folder in subfolders(place) if _holds_images(folder)]
+        if classes:
+            return (
+                f". {place} holds a folder for each class; these lines write the labels of its images down, an image "
+                "in two folders (of one name and size) as one with two labels:\n"
+                f"  import collections, pathlib; root = pathlib.Path({str(place)!r}); found = collections.defaultdict"
+                "(list); [found[f.name, f.stat().st_size].append(f) for f in sorted(root.glob('*/*'))]\n"
+                "  (root / 'metadata.csv').write_text('file_name,labels\\n' + ''.join('\"' + f[0].relative_to(root)"
+                ".as_posix() + '\",\"' + ';'.join(x.parent.name for x in f) + '\"\\n' for f in found.values()))"
+                + (f"\nThe same for {', '.join(folder.name for folder in splits[1:])}" if splits[1:] else "")
+            )
+    return ""
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(file.suffix.lower() in image_endings() for file in folder.iterdir())

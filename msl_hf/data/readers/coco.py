@@ -1,0 +1,313 @@
+"""MS-COCO's JSON, of the official data set and as annotation tools export it -> the schema."""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..files import ImageFinder, add_split, listed, path_inside, read_json_lists, read_record, split_name, subfolders
+from ..schema import DataError, make_features
+
+logger = logging.get_logger(__name__)
+
+SPLITS = {"train": "train", "validation": "val"}  # ours -> COCO's
+KEYS = ("images", "annotations", "categories")
+OFFICIAL = re.compile(r"instances_(train|val)(\d{4})\.json")
+CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+
+
+def load_coco(root: str | os.PathLike, year: int = 2014, keep_unlabelled: bool = False):
+    """Load the multi-label task of COCO 2014, 2017 or any data set stored as they are.
+
+    An image shows a class when an instance of it is annotated, single or in a crowd. Classes come in the order of the
+    category ids.
+
+    Args:
+        root: Holds `annotations/instances_train<year>.json`, `train<year>/`, and the same for `val`.
+        year: 2014 or 2017.
+        keep_unlabelled: Keep the images without any label, which the literature leaves out; their number is logged.
+
+    Returns:
+        `datasets.DatasetDict` with those of the splits train and validation that exist. `objects.bbox` is
+        [x, y, w, h] and `objects.area` that of the segmentation, both in pixels; `crowd` marks boxes around groups.
+        Instances whose box is empty give a label but no object; their number is logged.
+
+    Raises:
+        DataError: naming the file and the record at fault.
+    """
+    root = Path(root)
+    files = {name: root / "annotations" / f"instances_{part}{year}.json" for name, part in SPLITS.items()}
+    files = {name: file for name, file in files.items() if file.is_file()}
+    if not files:
+        raise DataError(f"{root / 'annotations'}: holds no instances_train{year}.json, no instances_val{year}.json; "
+                        "root must be the folder that holds annotations/ (is the year right?)")  # fmt: skip
+    folders = {name: [root / f"{SPLITS[name]}{year}", root / "images" / f"{SPLITS[name]}{year}"] for name in files}
+    return _load(files, folders, None, keep_unlabelled)
+
+
+def read_coco(
+    path: str | os.PathLike,
+    year: int | None = None,
+    keep_unlabelled: bool | None = None,
+    train_json: str | None = None,
+    val_json: str | None = None,
+    image_dir: str | None = None,
+):
+    """Read COCO's JSON wherever tools put it.
+
+    The official trees, `annotations/instances_*.json` beside `images/` (CVAT), `<split>/_annotations.coco.json`
+    (Roboflow), `result.json` (Label Studio), one file of any name, or the files that the arguments name.
+
+    Args:
+        path: The folder, or the JSON file itself.
+        year: Of an official tree that holds several.
+        keep_unlabelled: Keep images without any label. None leaves them out of the official data sets, as the
+            literature does, and keeps them elsewhere: what users export has its negatives on purpose.
+        train_json: Annotations of the training images, instead of those that are found.
+        val_json: Annotations of the validation images.
+        image_dir: Where the images lie, instead of where they are found.
+
+    Returns, Raises:
+        As `load_coco`.
+    """
+    path = Path(path)
+    root = path if path.is_dir() else path.parent
+    if train_json or val_json:
+        files = {name: Path(file) for name, file in (("train", train_json), ("validation", val_json)) if file}
+    else:
+        files = find_coco_files(path, year)
+        if not files:
+            raise DataError(f"{path}: holds no COCO annotations; name them with --train_json and --val_json")
+    official = all(OFFICIAL.fullmatch(file.name) for file in files.values())
+    keep = not official if keep_unlabelled is None else keep_unlabelled
+    if image_dir is not None:
+        return _load(files, {name: [Path(image_dir)] for name in files}, None, keep)
+    return _load(files, {name: _image_folders(root, file) for name, file in files.items()}, root, keep)
+
+
+def find_coco_files(path: Path, year: int | None = None) -> dict[str, Path]:
+    """Split -> annotation file, of a folder or of the file itself; empty where there is none.
+
+    Raises:
+        DataError: where the files of several years, or several files of one split, may be meant.
+    """
+    if path.is_file():
+        return {_split_of(path): path} if is_coco_file(path) else {}
+    official = sorted((path / "annotations").glob("instances_*.json"))
+    years = sorted({match[2] for file in official if (match := OFFICIAL.fullmatch(file.name))})
+    if years and (str(year) not in years if year is not None else len(years) > 1):
+        raise DataError(f"{path}: holds COCO of {' and '.join(years)}; say which with --year")
+    if years:
+        chosen = str(year or years[0])
+        official = [file for file in official if (match := OFFICIAL.fullmatch(file.name)) and match[2] == chosen]
+    files: dict[str, Path] = {}
+    candidates = [*official, *(folder / "_annotations.coco.json" for folder in (path, *subfolders(path)))]
+    if not any(file.is_file() for file in candidates):
+        places = (path, path / "annotations", *(folder for folder in subfolders(path) if split_name(folder.name)))
+        candidates = [file for place in places for file in sorted(place.glob("*.json"))]
+    for file in candidates:
+        if file.is_file() and is_coco_file(file):
+            add_split(files, _split_of(file), file, file)
+    return files
+
+
+def is_coco_file(file: Path) -> bool:
+    """Whether a JSON file begins as COCO's do; only as much is read as that takes."""
+    if OFFICIAL.fullmatch(file.name) or file.name == "_annotations.coco.json":
+        return True
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(2**16).lstrip()
+            stream.seek(max(0, file.stat().st_size - 2**16))
+            end = stream.read()
+    except OSError:
+        return False
+    return start.startswith(b"{") and all(f'"{key}"'.encode() in start + end for key in ("images", "categories"))
+
+
+def _split_of(file: Path) -> str:
+    """From the words of a file's name (`instances_val2017.json`), else its folder; train without either."""
+    words = [word for word in re.split(r"[^a-z]+", file.stem.casefold()) if word]
+    names = [split_name(word) for word in words] + [split_name(file.parent.name)]
+    return next((name for name in names if name), "train")
+
+
+def _image_folders(root: Path, file: Path) -> list[Path]:
+    """Where the images of an annotation file may lie, likeliest first."""
+    part = re.sub(r"^instances_", "", file.stem)
+    places = [root / part, root / "images" / part, file.parent, root / "images", root]
+    split = _split_of(file)
+    places += [folder for place in (root, root / "images") if place.is_dir() for folder in subfolders(place)
+               if split_name(folder.name) == split]  # fmt: skip
+    return [place for place in dict.fromkeys(places) if place.is_dir()]
+
+
+def _load(files: Mapping[str, Path], folders: Mapping[str, Sequence[Path]], root: Path | None, keep_unlabelled: bool):
+    """Annotation files -> `DatasetDict`; one file at a time is in memory."""
+    from datasets import Dataset, DatasetDict
+
+    result, pending, num_left_out = DatasetDict(), {}, 0
+    first: tuple[Path, dict[int | str, str]] | None = None
+    for name, file in files.items():
+        content = read_json_lists(file, *KEYS)
+        categories = _read_categories(file, content)
+        if first is None:
+            first, groups = (file, categories), _groups(content, categories)
+            features = make_features(list(categories.values()), objects=True)
+        if categories != first[1]:
+            raise DataError(f"{file}: its categories differ from those of {first[0]}")
+        columns, left_out = _read_split(file, content, categories, folders[name], root, keep_unlabelled)
+        del content
+        num_left_out += left_out
+        if groups:
+            pending[name] = columns
+        else:
+            result[name] = Dataset.from_dict(columns, features=features)
+    if num_left_out:
+        logger.warning(f"{num_left_out} images without any label are left out (--keep_unlabelled true keeps them)")
+    if groups:
+        names = _leave_out_groups(first[0], list(categories.values()), groups, pending.values())
+        features = make_features(names, objects=True)
+        result.update({name: Dataset.from_dict(columns, features=features) for name, columns in pending.items()})
+    return result
+
+
+def _groups(content: dict, categories: Mapping[int | str, str]) -> list[str]:
+    """Categories that others have for a supercategory: Roboflow writes the data set itself as one."""
+    pairs = [(record.get("supercategory"), str(record["name"]).strip()) for record in content["categories"]]
+    parents = [parent for parent, name in pairs if isinstance(parent, str) and parent != name]
+    own_parents = [name for parent, name in pairs if parent == name]  # COCO's person belongs to person
+    return [name for name in categories.values() if name in parents and name not in own_parents]
+
+
+def _leave_out_groups(file: Path, names: list[str], groups: list[str], splits: Collection[dict]) -> list[str]:
+    """The class names without groups that no object of any split has; label indices in `splits` are moved up."""
+    used = {label for columns in splits for labels in columns["labels"] for label in labels}
+    kept = [index for index, name in enumerate(names) if name not in groups or index in used]
+    if len(kept) == len(names):
+        return names
+    left_out = [name for index, name in enumerate(names) if index not in kept]
+    logger.warning(f"{file}: {listed(left_out)}: the group of other categories, and no object's own; left out of the "
+                   "classes")  # fmt: skip
+    position = {old: new for new, old in enumerate(kept)}
+    for columns in splits:
+        columns["labels"] = [[position[label] for label in labels] for labels in columns["labels"]]
+        for objects in columns["objects"]:
+            objects["label"] = [position[label] for label in objects["label"]]
+    return [names[index] for index in kept]
+
+
+def _read_categories(file: Path, content: dict) -> dict[int | str, str]:
+    """Category id -> name, in the order of the ids."""
+    pairs = []
+    for number, record in enumerate(content["categories"]):
+        where = f"{file}: categories[{number}]"
+        pairs.append(read_record(record, where, lambda r: (entry_id(r["id"]), str(r["name"]).strip())))
+    if not pairs:
+        raise DataError(f"{file}: has no categories")
+    for kind, values in (("id", [pair[0] for pair in pairs]), ("name", [pair[1] for pair in pairs])):
+        repeated = [value for value, count in Counter(values).items() if count > 1]
+        if repeated:
+            raise DataError(f"{file}: two categories have the {kind} {repeated[0]!r}; rename or merge them")
+    return dict(sorted(pairs, key=lambda pair: (isinstance(pair[0], str), pair[0])))
+
+
+def entry_id(value) -> int | str:
+    """An id, which tools write as a number, as a number in quotes, or as a text of their own."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
+    if isinstance(value, bool) or value is None:
+        raise TypeError(f"{value!r} is no id")
+    return int(value)
+
+
+def _read_instance(record: dict) -> tuple[int | str, int | str, list[float] | None, float | None, bool]:
+    area, bbox = record.get("area"), [float(side) for side in record.get("bbox") or []]
+    if bbox and len(bbox) != 4:
+        raise ValueError(f"bbox has {len(bbox)} numbers instead of 4")
+    crowd = bool(record.get("iscrowd", 0))
+    ids = entry_id(record["image_id"]), entry_id(record["category_id"])
+    return *ids, bbox or None, None if area is None else float(area), crowd
+
+
+def _read_split(
+    file: Path,
+    content: dict,
+    categories: dict[int | str, str],
+    folders: Sequence[Path],
+    root: Path | None,
+    keep_unlabelled: bool,
+) -> tuple[dict[str, list], int]:
+    """The columns of a split, and the number of images without labels that are left out."""
+    paths = _image_paths(file, content["images"], folders, root)
+    position = {category: index for index, category in enumerate(categories)}
+    labels: dict[int | str, set[int]] = {image_id: set() for image_id in paths}
+    objects = {image_id: {name: [] for name in ("label", "bbox", "area", "crowd")} for image_id in paths}
+    num_empty = 0
+    for number, record in enumerate(content["annotations"]):
+        where = f"{file}: annotations[{number}]"
+        image_id, category, bbox, area, crowd = read_record(record, where, _read_instance)
+        if image_id not in paths:
+            raise DataError(f"{where}: its image_id {image_id} is not among the images")
+        if category not in position:
+            raise DataError(f"{where}: its category_id {category} is not among the categories")
+        labels[image_id].add(position[category])
+        if bbox is None:
+            continue  # an image's label
+        if not (bbox[2] > 0 and bbox[3] > 0 and all(map(math.isfinite, bbox))):
+            num_empty += 1
+            continue
+        values = (position[category], bbox, bbox[2] * bbox[3] if area is None else area, crowd)
+        for column, value in zip(objects[image_id].values(), values, strict=True):
+            column.append(value)
+    if num_empty:
+        logger.warning(f"{file}: {num_empty} instances have an empty box; they give labels but no objects")
+    kept = [image_id for image_id in paths if keep_unlabelled or labels[image_id]]
+    unknown = {name: None for name in ("truncated", "difficult", "visible")}
+    columns = {
+        "image": [paths[image_id] for image_id in kept],
+        "labels": [sorted(labels[image_id]) for image_id in kept],
+        "image_id": [str(image_id) for image_id in kept],
+        "objects": [
+            {**objects[image_id], **{name: [None] * len(objects[image_id]["label"]) for name in unknown}}
+            for image_id in kept
+        ],
+    }
+    return columns, len(paths) - len(kept)
+
+
+def _image_paths(file: Path, images: list, folders: Sequence[Path], root: Path | None) -> dict[int | str, str]:
+    """Image id -> path. Official images are where they belong; those of exports are looked for."""
+    finder = None if root is None else ImageFinder(root, folders)
+    paths: dict[int | str, str] = {}
+    for number, record in enumerate(images):
+        where = f"{file}: images[{number}]"
+        image_id, name = read_record(record, where, lambda r: (entry_id(r["id"]), str(r["file_name"])))
+        if image_id in paths:
+            raise DataError(f"{where}: there is an image with the id {image_id} already")
+        if number == 0:
+            checked = [folder for folder in folders if path_inside(folder, name, where).is_file()]
+            first = (checked or folders)[0]
+        path = path_inside(first, name, where)
+        if finder is not None and not path.is_file():
+            path = finder.expect(name, where)
+        paths[image_id] = str(path)
+    if finder is not None:
+        finder.report()
+    repeated = [path for path, count in Counter(paths.values()).items() if count > 1]
+    if repeated:
+        raise DataError(f"{file}: lists the image {repeated[0]} more than once")
+    return paths

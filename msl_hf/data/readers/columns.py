@@ -1,0 +1,72 @@
+"""Tables with a column for each class: Roboflow's `_classes.csv`, Kaggle, CheXpert, CelebA, a wide `metadata.csv`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..files import listed
+from ..labels import StateColumns
+from ..schema import DataError
+from .samples import Sample, to_datasets
+from .tables import Table, image_rows, read_tables, two_valued_columns
+
+logger = logging.get_logger(__name__)
+
+
+def read_columns(
+    path: str | os.PathLike, label_columns: Sequence[str] | None = None, class_names: Sequence[str] | None = None
+):
+    """Read tables whose cells say 1 (present), 0 (absent), or nothing: blank, null, NaN and -1 are unknown.
+
+    Where a table holds 1 and -1 and no 0, -1 is absent (CelebA). An image may be written without its folder or ending.
+    Tables are found as for `read_metadata`; CelebA's `list_attr_celeba` takes its splits from `list_eval_partition`.
+
+    Args:
+        path: The folder, or a single table.
+        label_columns: The columns of the classes, in order; None takes all that hold nothing else.
+        class_names: Some of the columns, in order; as `label_columns`.
+
+    Returns:
+        `datasets.DatasetDict` of the schema.
+
+    Raises:
+        DataError: naming the file, row and column at fault.
+    """
+    path = Path(path)
+    root = path if path.is_dir() else path.parent
+    tables = [table for table in read_tables(path) if table.rows]
+    if not tables:
+        raise DataError(f"{path}: holds no table of images")
+    names = list(label_columns or class_names or _class_columns(tables))
+    for table in tables:
+        missing = [name for name in names if name not in table.columns]
+        if missing:
+            raise DataError(f"{table.file}: has no column {missing[0]!r}; it has {listed(table.columns, 20)}")
+    values = {str(row.get(name)) for table in tables for _, row in table.rows for name in names}
+    states = StateColumns(names, values, str(path))
+    splits: dict[str, list[Sample]] = {}
+    for table in tables:
+        for image in image_rows(table, root):
+            labels, ignored = states(image.row, image.where)
+            sample = Sample(str(image.path), f"{image.folder}/{image.name}", image.where, labels, ignored)
+            splits.setdefault(image.split, []).append(sample)
+    return to_datasets(splits, names)
+
+
+def _class_columns(tables: Sequence[Table]) -> list[str]:
+    """Columns that hold states alone in every table, in the order of the first; the others are named."""
+    names, others = two_valued_columns(tables[0])
+    for table in tables[1:]:
+        known, _ = two_valued_columns(table)
+        others += [name for name in names if name in table.columns and name not in known]
+        names = [name for name in names if name in known or name not in table.columns]
+    others = list(dict.fromkeys(others))
+    if not names:
+        raise DataError(f"{tables[0].file}: no column holds nothing but 1, 0, -1 and blanks; it has {listed(others)}; "
+                        "name the columns of the classes with --label_columns")  # fmt: skip
+    rest = f", not {listed(others, 20)}" if others else ""
+    logger.warning(f"{tables[0].file}: the columns {listed(names, 20)} are taken for classes{rest} "
+                   "(--label_columns says otherwise)")  # fmt: skip
+    return names

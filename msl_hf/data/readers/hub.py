@@ -1,0 +1,330 @@
+"""Data sets of the Hub, and parquet files, whatever way they write labels down -> the schema."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..files import listed
+from ..labels import (
+    LabelText,
+    StateColumns,
+    class_file,
+    is_state,
+    label_list,
+    label_state,
+    read_class_names,
+    sorted_names,
+    to_indices,
+)
+from ..schema import DataError, column, make_features
+
+logger = logging.get_logger(__name__)
+
+LABEL_COLUMNS = ("labels", "label", "classes", "objects.category")  # looked for in this order
+SCALARS = {"bool", "string", *(f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64))}
+PEEK = 1000  # rows of a stream that are looked at to learn how labels are written
+
+
+def load_hub(
+    path: str,
+    label_column: str | None = None,
+    class_names: list[str] | None = None,
+    streaming: bool = False,
+    label_columns: Sequence[str] | None = None,
+    label_separator: str | None = None,
+):
+    """Load a data set with an image column and labels of any of these kinds, told apart by features and values:
+
+    - lists of `ClassLabel` or of plain indices, lists of names, or a single one of them;
+    - texts that hold several names (see `LabelText`);
+    - multi-hot vectors, one number or truth value for each class, -1 and NaN where it is unknown;
+    - the categories of boxes, as in `objects.category`;
+    - a column of numbers or truth values for each class (see `StateColumns`).
+
+    A column `ignored` lists the classes of which nothing is known.
+
+    Args:
+        path: Hub id, or a local folder of parquet files.
+        label_column: Column of the labels, with a dot for a field of a column; None looks for `labels`, `label`,
+            `classes` and `objects.category`.
+        class_names: The class names in order. None takes those of the features, of `classes.json` or `classes.txt` in
+            a local folder, the sorted names in the data, or, for indices without names, `class_0`, `class_1`, ...
+        streaming: Read rows as they are needed instead of downloading everything first.
+        label_columns: A column for each class; None takes all that hold nothing but 1, 0, -1 and blanks, where there
+            is no column of labels.
+        label_separator: What separates labels written as text; None finds out.
+
+    Returns:
+        `DatasetDict` of the schema, or `IterableDatasetDict` where `streaming`. `ignored`, `objects` and `crop` are
+        kept where they are those of the schema; other columns are dropped.
+
+    Raises:
+        DataError: naming the column or row at fault.
+    """
+    from datasets import DatasetDict, IterableDatasetDict, load_dataset
+
+    try:
+        loaded = load_dataset(path, streaming=streaming)
+    except Exception as error:  # datasets, huggingface_hub and fsspec have no common type
+        raise DataError(f"{path}: no such folder, and no such data set could be loaded ({error})") from error
+    if streaming:
+        loaded = {split: dataset._resolve_features() for split, dataset in loaded.items()}
+    features = next(iter(loaded.values())).features
+    image_column = _image_column(path, features)
+    if class_names is None and (file := class_file(Path(path))) is not None:
+        class_names = read_class_names(file)
+    column_name = None if label_columns else _label_column(features, label_column)
+    if column_name is not None:
+        reader = _reader_of_lists(path, loaded, column_name, class_names, label_separator, streaming)
+    elif label_column is not None:
+        raise DataError(f"{path}: has no column {label_column!r}; it has {', '.join(features)}")
+    else:
+        reader = _reader_of_columns(path, loaded, label_columns, streaming)
+    convert = _convert_stream if streaming else _convert
+    result = {split: convert(path, split, dataset, image_column, reader) for split, dataset in loaded.items()}
+    return IterableDatasetDict(result) if streaming else DatasetDict(result)
+
+
+def _image_column(path: str, features: Mapping) -> str:
+    from datasets import Image
+
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    if not images:
+        raise DataError(f"{path}: needs an image column, has {', '.join(features)}")
+    return images[0]
+
+
+def _label_column(features: Mapping, given: str | None) -> str | None:
+    candidates = LABEL_COLUMNS if given is None else (given,)
+    return next((name for name in candidates if _leaf(features, name) is not None), None)
+
+
+@dataclass
+class _Reader:
+    """How the labels of a row are read.
+
+    Args:
+        columns: The columns that it looks at.
+        class_names: The class names in order.
+        read: (row with these columns, where) -> (indices of the labels, of the unknown ones).
+        has_unknown: Whether labels can be unknown.
+    """
+
+    columns: list[str]
+    class_names: list[str]
+    read: Callable[[Mapping, str], tuple[list[int], list[int]]]
+    has_unknown: bool
+
+
+def _reader_of_lists(
+    path: str, loaded: Mapping, label_column: str, class_names, separator: str | None, streaming: bool
+) -> _Reader:
+    """Of a column that holds all labels of an image."""
+    from datasets import ClassLabel
+
+    features = next(iter(loaded.values())).features
+    top, leaf = label_column.split(".")[0], _leaf(features, label_column)
+    # `ignored` of the schema itself is kept as it is.
+    is_own = isinstance(_leaf(features, "ignored"), ClassLabel)
+    ignored_column = "ignored" if "ignored" in features and not is_own else None
+    text, multi_hot = None, False
+    if isinstance(leaf, ClassLabel):
+        class_names = class_names or leaf.names
+    else:
+        rows = list(_label_rows(path, loaded, label_column, PEEK if streaming else None))
+        if getattr(_feature(features, label_column), "dtype", None) == "string":
+            texts = (label for _, labels in rows for label in labels)
+            text = LabelText(texts, f"{path}, column {label_column!r}", separator)
+            rows = [(where, [part for label in labels for part in text(label)]) for where, labels in rows]
+        multi_hot = _is_multi_hot(rows, leaf)
+        class_names = class_names or _class_names(path, rows, multi_hot, streaming)
+    positions = {name: index for index, name in enumerate(class_names)}
+
+    def read(row: Mapping, where: str) -> tuple[list[int], list[int]]:
+        labels = _inner(row[top], label_column)
+        ignored = to_indices(row[ignored_column] or [], positions, where) if ignored_column else []
+        if text is not None:
+            labels = [part for label in labels for part in text(label)]
+        if not multi_hot:
+            return to_indices(labels, positions, where), ignored
+        if len(labels) != len(class_names):
+            raise DataError(f"{where}: a vector of {len(labels)} numbers for {len(class_names)} classes")
+        try:
+            states = [label_state(value) for value in labels]
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from error
+        unknown = [index for index, state in enumerate(states) if state is None or state == -1]
+        return [index for index, state in enumerate(states) if state == 1], sorted({*ignored, *unknown})
+
+    has_unknown = ignored_column is not None or (multi_hot and _may_be_unknown(rows))
+    return _Reader([top, *([ignored_column] if ignored_column else [])], list(class_names), read, has_unknown)
+
+
+def _may_be_unknown(rows: Sequence[tuple[str, list]]) -> bool:
+    return any(label_state(value) in (None, -1) for _, vector in rows for value in vector)
+
+
+def _reader_of_columns(path: str, loaded: Mapping, names: Sequence[str] | None, streaming: bool) -> _Reader:
+    """Of a column for each class."""
+    features = next(iter(loaded.values())).features
+    missing = [name for name in names or () if name not in features]
+    if missing:
+        raise DataError(f"{path}: has no column {missing[0]!r}; it has {', '.join(features)}")
+    scalars = [name for name, feature in features.items() if getattr(feature, "dtype", "") in SCALARS]
+    values = {name: _distinct(loaded, name, streaming) for name in names or scalars}
+    if not names:
+        names = [name for name in scalars if all(map(is_state, values[name]))
+                 and any(label_state(value) is not None for value in values[name])]  # fmt: skip
+        if not names:
+            raise DataError(f"{path}: needs an image column and one of {', '.join(LABEL_COLUMNS)}, or a column of "
+                            f"ones and zeros for each class, has {', '.join(features)}; name the column of the labels "
+                            "with --label_column, or those of the classes with --label_columns")  # fmt: skip
+        logger.warning(f"{path}: the columns {listed(names, 20)} are taken for classes "
+                       "(--label_columns says otherwise)")  # fmt: skip
+    states = StateColumns(names, (value for name in names for value in values[name]), path)
+    positions = {name: index for index, name in enumerate(names)}
+
+    def read(row: Mapping, where: str) -> tuple[list[int], list[int]]:
+        labels, unknown = states(row, where)
+        return [positions[name] for name in labels], [positions[name] for name in unknown]
+
+    return _Reader(list(names), list(names), read, has_unknown=True)
+
+
+def _distinct(loaded: Mapping, name: str, streaming: bool) -> list:
+    """The distinct values of a column; of the first rows where these are no states anyhow, and of a stream."""
+    first = {str(row[name]) for dataset in loaded.values()
+             for row in itertools.islice(dataset.select_columns([name]), PEEK)}  # fmt: skip
+    if streaming or not all(is_state(value) for value in first):
+        return sorted(first)
+    return [value for dataset in loaded.values() for value in dataset.unique(name)]
+
+
+def _feature(features, dotted: str):
+    """The feature of a (dotted) column; None where there is no such column."""
+    for name in dotted.split("."):
+        features = getattr(features, "feature", features)
+        if not isinstance(features, Mapping) or name not in features:
+            return None
+        features = features[name]
+    return features
+
+
+def _leaf(features, dotted: str):
+    """The feature of a (dotted) column, without the lists around it; None where there is no such column."""
+    feature = _feature(features, dotted)
+    return getattr(feature, "feature", feature)
+
+
+def _label_rows(path: str, loaded: Mapping, label_column: str, limit: int | None) -> Iterable[tuple[str, list]]:
+    """(where, labels as stored) of all rows, or of the first ones of the first split."""
+    top = label_column.split(".")[0]
+    for split, dataset in loaded.items():
+        if limit is None:
+            values = column(dataset, top)
+        else:
+            values = [row[top] for row in itertools.islice(dataset.select_columns([top]), limit)]
+        for number, value in enumerate(values):
+            yield f"{path}, split {split}, row {number}", _inner(value, label_column)
+        if limit is not None:
+            return
+
+
+def _inner(value, label_column: str):
+    """The labels within the value of a column: of `objects`, a dictionary of lists or a list of dictionaries."""
+    for name in label_column.split(".")[1:]:
+        value = value[name] if isinstance(value, Mapping) else [item[name] for item in value]
+    return [value] if isinstance(value, str | int) else value
+
+
+def _is_multi_hot(rows: list[tuple[str, list]], leaf) -> bool:
+    """Vectors of equal length of zeros and ones, which no lists of different indices are."""
+    vectors = [value for _, value in rows]
+    if not vectors or not all(isinstance(vector, list | tuple) for vector in vectors):
+        return False
+    if len({len(vector) for vector in vectors}) != 1 or not len(vectors[0]):
+        return False
+    values = {value for vector in vectors for value in vector}
+    if not all(value is None or isinstance(value, int | float) and is_state(value) for value in values):
+        return False
+    if 1 not in values and -1 in values:  # indices, of which -1 is none
+        return False
+    typed = getattr(leaf, "dtype", "").startswith(("bool", "float"))
+    return typed or any(len(set(vector)) < len(vector) for vector in vectors)
+
+
+def _class_names(path: str, rows: list[tuple[str, list]], multi_hot: bool, streaming: bool) -> list[str]:
+    labels = [label for where, value in rows for label in label_list(value, where)]
+    is_index = [not isinstance(label, str) for label in labels]
+    if streaming and not multi_hot:
+        raise DataError(f"{path}: a stream cannot be searched for its class names; "
+                        "write them, one a line, into a file and pass --classes FILE")  # fmt: skip
+    if multi_hot or (labels and all(is_index)):
+        count = len(rows[0][1]) if multi_hot else 1 + max(labels)
+        logger.warning(f"{path}: its {count} classes have no names; they are called class_0, class_1, ... "
+                       "(--classes FILE gives them names)")  # fmt: skip
+        return [f"class_{index}" for index in range(count)]
+    names = sorted_names(rows)
+    if not names:
+        raise DataError(f"{path}: no image has a label, so there are no class names; pass --classes FILE")
+    return names
+
+
+def _own_columns(features: Mapping, reader: _Reader) -> dict:
+    """Columns beside image and labels that are as the schema has them: of data that this package prepared."""
+    schema = make_features(reader.class_names, ignored=True, objects=True, crop=True)
+    names = ("objects", "crop") if reader.has_unknown else ("ignored", "objects", "crop")
+    return {name: schema[name] for name in names if name in features and features[name] == schema[name]}
+
+
+def _convert(path: str, split: str, dataset, image_column: str, reader: _Reader):
+    """Labels and ids go into an Arrow file of their own, a thousand rows at a time: memory does not grow with rows."""
+    from datasets import concatenate_datasets
+
+    has_ids = "image_id" in dataset.features
+
+    def convert(rows: dict, numbers: list[int]) -> dict:
+        read = []
+        for at, number in enumerate(numbers):
+            row = {name: rows[name][at] for name in reader.columns}
+            read.append(reader.read(row, f"{path}, split {split}, row {number}"))
+        image_ids = rows["image_id"] if has_ids else numbers
+        return {
+            "labels": [labels for labels, _ in read],
+            "image_id": [f"{split}/{image_id}" for image_id in image_ids],
+            **({"ignored": [ignored for _, ignored in read]} if reader.has_unknown else {}),
+        }
+
+    features = make_features(reader.class_names, ignored=reader.has_unknown)
+    images = dataset.select_columns([image_column, *_own_columns(dataset.features, reader)])
+    if image_column != "image":
+        images = images.rename_column(image_column, "image")
+    rows = dataset.select_columns([*reader.columns, *(["image_id"] if has_ids else [])])
+    del features["image"]
+    rows = rows.map(convert, batched=True, with_indices=True, remove_columns=rows.column_names, features=features,
+                    desc="Reading labels")  # fmt: skip
+    return concatenate_datasets([images, rows], axis=1)
+
+
+def _convert_stream(path: str, split: str, dataset, image_column: str, reader: _Reader):
+    from datasets import Image
+
+    def convert(row: dict, number: int) -> dict:
+        labels, ignored = reader.read(row, f"{path}, split {split}, row {number}")
+        return {
+            "image": row[image_column],
+            "labels": labels,
+            "image_id": f"{split}/{row.get('image_id', number)}",
+            **({"ignored": ignored} if reader.has_unknown else {}),
+            **{name: row[name] for name in own},
+        }
+
+    own = _own_columns(dataset.features, reader)
+    features = make_features(reader.class_names, ignored=reader.has_unknown)
+    features.update(own)
+    features["image"] = Image(decode=False)
+    dataset = dataset.cast_column(image_column, Image(decode=False))
+    return dataset.map(convert, with_indices=True, remove_columns=list(dataset.features), features=features)

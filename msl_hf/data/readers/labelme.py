@@ -1,0 +1,137 @@
+"""labelme: a JSON file beside each image, with flags and shapes -> the schema."""
+
+import base64
+import binascii
+import math
+import os
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..files import (
+    ImageFinder,
+    add_split,
+    image_endings,
+    images_below,
+    read_json,
+    read_record,
+    split_name,
+    subfolders,
+    walk,
+)
+from ..schema import DataError
+from .samples import Sample, class_names_of_samples, to_datasets
+
+logger = logging.get_logger(__name__)
+
+
+def read_labelme(path: str | os.PathLike, keep_unlabelled: bool | None = None):
+    """Read images that were labelled with labelme.
+
+    A flag that is set, and a shape, give a label; shapes give boxes, too. The image is the one that the JSON file
+    names, or that of its own name, or the one that it holds.
+
+    Args:
+        path: The folder, or one with a folder for each split.
+        keep_unlabelled: Keep images without a JSON file, as images without labels; otherwise they are left out and
+            counted.
+
+    Returns:
+        `datasets.DatasetDict` of the schema; `objects.bbox` is [x, y, w, h] in pixels.
+
+    Raises:
+        DataError: naming the file and the shape at fault.
+    """
+    root = Path(path)
+    folders: dict[str, Path] = {}
+    for folder in subfolders(root):
+        if split_name(folder.name) and _annotation_files(folder):
+            add_split(folders, folder.name, folder, folder)
+    if not folders:
+        folders = {"train": root}
+    splits = {split: _read_folder(folder, bool(keep_unlabelled)) for split, folder in folders.items()}
+    if not any(splits.values()):
+        raise DataError(f"{root}: holds no JSON files of labelme")
+    return to_datasets(splits, class_names_of_samples(root, splits))
+
+
+def _annotation_files(folder: Path) -> list[Path]:
+    return [file for file in walk(folder) if file.suffix == ".json" and is_annotation(file)]
+
+
+def is_annotation(file: Path) -> bool:
+    """Whether a JSON file is labelme's, from its first bytes."""
+    with file.open("rb") as stream:
+        start = stream.read(2**16).lstrip()
+    return start.startswith(b"{") and b'"shapes"' in start
+
+
+def _read_folder(folder: Path, keep_unlabelled: bool) -> list[Sample]:
+    finder, num_bad, samples = ImageFinder(folder), 0, []
+    for file in _annotation_files(folder):
+        sample, bad = read_record(read_json(file), str(file), lambda content, f=file: _read_file(content, f, finder))
+        samples.append(sample)
+        num_bad += bad
+    if num_bad:
+        logger.warning(f"{folder}: {num_bad} shapes are points or lines; they give labels but no objects")
+    annotated = {sample.image for sample in samples if isinstance(sample.image, str)}
+    rest = [image for image in images_below(folder)[0] if str(image) not in annotated]
+    if rest:
+        kept = "are images without labels" if keep_unlabelled else "are left out (--keep_unlabelled true keeps them)"
+        logger.warning(f"{folder}: {len(rest)} images have no JSON file, such as {rest[0]}; they {kept}")
+    if keep_unlabelled:
+        samples += [Sample(str(image), image.relative_to(folder).as_posix(), str(image)) for image in rest]
+    return samples
+
+
+def _read_file(content: dict, file: Path, finder: ImageFinder) -> tuple[Sample, int]:
+    """A sample, and the number of shapes without an area."""
+    sample = Sample(_image(content, file, finder), file.stem, str(file))
+    sample.labels = [str(name) for name, is_set in (content.get("flags") or {}).items() if is_set]
+    num_bad = 0
+    for number, shape in enumerate(content["shapes"]):
+        label, box = read_record(shape, f"{file}: shapes[{number}]", _read_shape)
+        sample.labels.append(label)
+        if box is None:
+            num_bad += 1
+        else:
+            sample.objects.append({"label": label, "bbox": box})
+    return sample, num_bad
+
+
+def _read_shape(shape: dict) -> tuple[str, list[float] | None]:
+    points = [(float(x), float(y)) for x, y in shape["points"]]
+    if not str(shape["label"]).strip():
+        raise ValueError("its label is empty")
+    if shape.get("shape_type") == "circle" and len(points) == 2:
+        (x, y), radius = points[0], math.dist(*points)
+        points = [(x - radius, y - radius), (x + radius, y + radius)]
+    xs, ys = zip(*points, strict=True)
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    usable = shape.get("shape_type") not in ("point", "line", "linestrip") and all(map(math.isfinite, box))
+    return str(shape["label"]), box if usable and box[2] > 0 and box[3] > 0 else None
+
+
+def _image(content: dict, file: Path, finder: ImageFinder) -> str | dict:
+    """The image beside the JSON file, by the name in it or its own, else what the file holds."""
+    name = str(content.get("imagePath") or "").replace("\\", "/").rsplit("/", 1)[-1]
+    beside = [file.parent / name] if name else []
+    beside += [file.with_suffix(ending) for ending in sorted(image_endings())]
+    for candidate in beside:
+        if candidate.is_file():
+            return str(candidate)
+    found = (name and finder.find(name, str(file))) or finder.find(file.stem, str(file))
+    if found:
+        return str(found)
+    if not content.get("imageData"):
+        return str(file.parent / (name or file.stem))  # the check of all images names it
+    try:
+        return {"bytes": base64.b64decode(content["imageData"], validate=True), "path": name or file.stem}
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise DataError(f"{file}: imageData cannot be decoded ({error})") from error
+
+
+def is_labelme(root: Path) -> bool:
+    """Whether a folder, or one of a split in it, holds JSON files of labelme."""
+    places = (root, *subfolders(root))
+    return any(is_annotation(file) for place in places for file in sorted(place.glob("*.json"))[:3])

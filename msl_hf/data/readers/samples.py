@@ -1,0 +1,110 @@
+"""What every reader makes of its files: samples, which become a `DatasetDict` of the schema."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..labels import class_file, read_class_names, sorted_names, to_indices
+from ..schema import DataError, make_features
+
+PROPERTIES = ("area", "truncated", "difficult", "crowd", "visible")  # of an object, None where they are not known
+
+
+@dataclass
+class Sample:
+    """One image.
+
+    Args:
+        image: Its path, or `{"bytes": ..., "path": name}`.
+        image_id: Within its split.
+        where: Where it is annotated, for messages.
+        labels: Names or indices of the classes that it shows.
+        ignored: Of those of which nothing is known.
+        annotated: Instead of `ignored`: all classes of which something is known; None for every class.
+        objects: `{"label": name or index, "bbox": [x, y, w, h] in pixels}` and what of PROPERTIES is known.
+    """
+
+    image: str | dict
+    image_id: str
+    where: str
+    labels: list = field(default_factory=list)
+    ignored: list = field(default_factory=list)
+    annotated: list | None = None
+    objects: list[dict] = field(default_factory=list)
+
+
+def class_names_of_samples(root: Path, splits: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """The class list in the root of the data, else the sorted names of all splits."""
+    file = class_file(root)
+    if file is not None:
+        return read_class_names(file)
+    rows = ((sample.where, labels) for samples in splits.values() for sample in samples
+            for labels in (sample.labels, sample.ignored, sample.annotated or []))  # fmt: skip
+    names = sorted_names(rows)
+    if not names:
+        raise DataError(f"{root}: no image has a label, so there are no class names; add {root / 'classes.json'}")
+    return names
+
+
+def to_datasets(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[str]):
+    """Samples of each split -> `DatasetDict`, with the columns `ignored` and `objects` where any sample has such.
+
+    Raises:
+        DataError: for a label that is none of the classes, or both present and unknown, and an image listed twice.
+    """
+    from datasets import Dataset, DatasetDict
+
+    positions = {name: index for index, name in enumerate(class_names)}
+    samples = [sample for split in splits.values() for sample in split]
+    has_ignored = any(sample.ignored or sample.annotated is not None for sample in samples)
+    has_objects = any(sample.objects for sample in samples)
+    features = make_features(class_names, ignored=has_ignored, objects=has_objects)
+    result = DatasetDict()
+    for split, members in splits.items():
+        _refuse_repetition(members)
+        columns: dict[str, list] = {name: [] for name in features}
+        for sample in members:
+            labels, ignored = _label_indices(sample, positions)
+            columns["image"].append(sample.image)
+            columns["image_id"].append(sample.image_id)
+            columns["labels"].append(labels)
+            if has_ignored:
+                columns["ignored"].append(ignored)
+            if has_objects:
+                columns["objects"].append(_object_columns(sample, positions))
+        result[split] = Dataset.from_dict(columns, features=features)
+    return result
+
+
+def _refuse_repetition(samples: Sequence[Sample]) -> None:
+    seen: dict[str, str] = {}
+    for sample in samples:
+        if isinstance(sample.image, str):
+            if sample.image in seen:
+                raise DataError(f"{sample.where}: {sample.image} has been listed already, at {seen[sample.image]}")
+            seen[sample.image] = sample.where
+
+
+def _label_indices(sample: Sample, positions: Mapping[str, int]) -> tuple[list[int], list[int]]:
+    labels = to_indices(sample.labels, positions, sample.where)
+    if sample.annotated is not None:
+        known = set(to_indices(sample.annotated, positions, sample.where))
+        return labels, [index for index in positions.values() if index not in known and index not in labels]
+    ignored = to_indices(sample.ignored, positions, sample.where)
+    both = sorted(set(labels) & set(ignored))
+    if both:
+        name = list(positions)[both[0]]
+        raise DataError(f"{sample.where}: {name!r} is listed among the labels and among the unknown ones")
+    return labels, ignored
+
+
+def _object_columns(sample: Sample, positions: Mapping[str, int]) -> dict[str, list]:
+    columns: dict[str, list] = {name: [] for name in ("label", "bbox", *PROPERTIES)}
+    for item in sample.objects:
+        columns["label"].extend(to_indices([item["label"]], positions, sample.where))
+        columns["bbox"].append(item["bbox"])
+        area = item.get("area")
+        columns["area"].append(item["bbox"][2] * item["bbox"][3] if area is None else area)
+        for name in PROPERTIES[1:]:
+            columns[name].append(item.get(name))
+    return columns

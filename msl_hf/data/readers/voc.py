@@ -1,0 +1,355 @@
+"""PASCAL VOC: a VOCdevkit tree, or the XML files of annotation tools -> the schema."""
+
+import math
+import os
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..files import ImageFinder, add_split, images_below, read_text, split_name, subfolders, text_lines
+from ..schema import DataError, make_features
+from .samples import Sample, class_names_of_samples, to_datasets
+
+logger = logging.get_logger(__name__)
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+SPLITS = ("trainval", "train", "val", "test")
+PROPERTIES = ("truncated", "difficult", "crowd", "visible")
+
+
+def load_voc(root: str | os.PathLike, year: int = 2007):
+    """Load the image classification task of VOC2007, VOC2012 or any data set stored as they are.
+
+    Labels come from `ImageSets/Main/<class>_<split>.txt`, where 1 gives `labels`, 0 (only difficult instances) gives
+    `ignored`, and -1 neither. Boxes come from `Annotations/*.xml`, for the images that have one. Without such class
+    files labels come from the XML, too: an object gives `labels`, difficult ones alone give `ignored`.
+
+    Args:
+        root: The `VOCdevkit` folder, which holds `VOC<year>/`.
+        year: 2007, 2012, or whatever the folder is called.
+
+    Returns:
+        `datasets.DatasetDict` with those of the splits trainval, train, val and test that exist. `objects.bbox` is
+        [x, y, w, h] in pixels of the annotation; VOC counts pixels from 1 and includes the last one, so that
+        x = xmin - 1 and w = xmax - xmin + 1. An object whose box is empty or incomplete has none; their number is
+        logged.
+
+    Raises:
+        DataError: naming the folder, file or line at fault.
+    """
+    folder = Path(root) / f"VOC{year}"
+    main = folder / "ImageSets" / "Main"
+    if not main.is_dir():
+        raise DataError(f"{main}: no such folder; root must be the VOCdevkit folder that holds VOC{year}/ "
+                        "(pass --download to fetch the official archives)")  # fmt: skip
+    return _load_image_sets(folder)
+
+
+def read_voc(path: str | os.PathLike, year: int | None = None, keep_unlabelled: bool | None = None):
+    """Read VOC's XML wherever tools put it.
+
+    A VOCdevkit tree, one of its `VOC<year>` folders, or folders of XML without `ImageSets/Main` (LabelImg, CVAT,
+    Roboflow): images and XML side by side, or in `Annotations/` and another folder, in the root or in a folder for
+    each split.
+
+    Args:
+        path: The folder.
+        year: Of a VOCdevkit tree that holds several.
+        keep_unlabelled: Keep images without an XML file, as images without labels; otherwise they are left out, and
+            counted, because tools write an XML file for every image that was looked at.
+
+    Returns, Raises:
+        As `load_voc`.
+    """
+    root = Path(path)
+    years = sorted(folder for folder in root.glob("VOC*") if (folder / "ImageSets" / "Main").is_dir())
+    if year is not None and years:
+        return load_voc(root, year)
+    if len(years) > 1:
+        raise DataError(f"{root}: holds {' and '.join(folder.name for folder in years)}; say which with --year")
+    for folder in (*years, root):
+        if (folder / "ImageSets" / "Main").is_dir():
+            return _load_image_sets(folder)
+    splits = {"": root} if _xml_files(root) else {}
+    for folder in subfolders(root):
+        if not splits.get("") and split_name(folder.name) and _xml_files(folder):
+            add_split(splits, folder.name, folder, folder)
+    if not splits:
+        raise DataError(f"{root}: holds no XML files of VOC")
+    samples = {split or "train": _read_folder(folder, bool(keep_unlabelled)) for split, folder in splits.items()}
+    return to_datasets(samples, class_names_of_samples(root, samples))
+
+
+def is_voc(root: Path) -> bool:
+    """Whether a folder holds what `read_voc` reads."""
+    if (root / "ImageSets" / "Main").is_dir() or any((f / "ImageSets" / "Main").is_dir() for f in root.glob("VOC*")):
+        return True
+    places = (root, *(folder for folder in subfolders(root) if split_name(folder.name)))
+    return any(_is_annotation(file) for place in places for file in _xml_files(place)[:1])
+
+
+def _is_annotation(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return b"<annotation" in stream.read(2**12)
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    """The XML files of a folder, or of `Annotations` in it."""
+    for place in (folder, *(place for place in subfolders(folder) if place.name.casefold() == "annotations")):
+        files = sorted(place.glob("*.xml"))
+        if files:
+            return files
+    return []
+
+
+def _load_image_sets(folder: Path):
+    """Splits and labels as `ImageSets/Main` lists them; labels from the XML where there are no class files."""
+    from datasets import Dataset, DatasetDict
+
+    main = folder / "ImageSets" / "Main"
+    stems = sorted(path.stem for path in main.glob("*.txt"))
+    splits = [split for split in SPLITS if split in stems]
+    if not splits:
+        # Tools call their lists as they like; those of a class are called <class>_<list>.
+        others = [stem for stem in stems if not any(stem.endswith(f"_{other}") for other in stems)]
+        if not others:
+            raise DataError(f"{main}: holds none of {', '.join(f'{split}.txt' for split in SPLITS)}")
+        splits = others
+    class_names = sorted({
+        path.name.removesuffix(f"_{split}.txt") for split in splits for path in main.glob(f"*_{split}.txt")
+    })  # fmt: skip
+    finder = ImageFinder(_image_root(folder))
+    if not class_names:
+        samples = {_called(split): _annotated_samples(main / f"{split}.txt", folder, finder) for split in splits}
+        return to_datasets(samples, class_names_of_samples(folder, samples))
+    features = make_features(class_names, ignored=True, objects=True)
+    annotations = _Annotations(class_names)  # shared between trainval and its parts
+    result = DatasetDict()
+    for split in splits:
+        columns = _read_split(folder, split, class_names, annotations, finder)
+        result[_called(split)] = Dataset.from_dict(columns, features=features)
+    annotations.report(folder)
+    return result
+
+
+def _called(split: str) -> str:
+    """What a list of ImageSets/Main is called here; CVAT calls the one that it makes by itself `default`."""
+    return split if split in SPLITS else split_name(split) or ("train" if split == "default" else split)
+
+
+def _image_root(folder: Path) -> Path:
+    """The folder of the images: beside it there may be others of segmentations, with the same names."""
+    return next((place for name in ("JPEGImages", "images") if (place := folder / name).is_dir()), folder)
+
+
+def _image_ids(file: Path) -> list[str]:
+    ids = [line.split()[0] for line in _read_lines(file) if line.strip()]
+    repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(f"{file}: lists image {repeated[0]} more than once")
+    return ids
+
+
+def _read_split(
+    folder: Path, split: str, class_names: list[str], annotations: "_Annotations", finder: ImageFinder
+) -> dict[str, list]:
+    main = folder / "ImageSets" / "Main"
+    ids = _image_ids(main / f"{split}.txt")
+    values = {name: _read_class_file(main / f"{name}_{split}.txt") for name in class_names}
+    columns: dict[str, list] = {"image": [], "labels": [], "image_id": ids, "ignored": [], "objects": []}
+    for image_id in ids:
+        states = []
+        for name in class_names:
+            if image_id not in values[name]:
+                raise DataError(f"{main / f'{name}_{split}.txt'}: has no line for image {image_id} of {split}.txt")
+            states.append(values[name][image_id])
+        columns["image"].append(str(_image_path(folder, image_id, finder)))
+        columns["labels"].append([index for index, state in enumerate(states) if state == 1])
+        columns["ignored"].append([index for index, state in enumerate(states) if state == 0])
+        columns["objects"].append(annotations.columns(folder / "Annotations" / f"{image_id}.xml"))
+    return columns
+
+
+def _image_path(folder: Path, image_id: str, finder: ImageFinder, filename: str = "") -> Path:
+    """`JPEGImages/<id>.jpg`, else the file that the annotation names, else that of the id with another ending."""
+    where = f"{folder / 'ImageSets' / 'Main'}"
+    if image_id.startswith((".", "/")) or "\\" in image_id or ".." in Path(image_id).parts:
+        raise DataError(f"{where}: {image_id!r} is no image id")
+    official = folder / "JPEGImages" / f"{image_id}.jpg"
+    if official.is_file():
+        return official
+    found = (filename and finder.find(filename, where)) or finder.find(image_id, where)
+    return found or official
+
+
+def _read_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return text_lines(read_text(path))
+
+
+def _read_class_file(path: Path) -> dict[str, int]:
+    states = {}
+    for number, line in enumerate(_read_lines(path), start=1):
+        if not line.strip():
+            continue
+        parts = line.split()
+        if len(parts) != 2 or parts[1] not in ("1", "0", "-1"):
+            raise DataError(f"{path}:{number}: expected '<image id> 1|0|-1', got {line.strip()!r}")
+        states[parts[0]] = int(parts[1])
+    return states
+
+
+def _read_folder(folder: Path, keep_unlabelled: bool) -> list[Sample]:
+    """Every XML file of a folder with its image, and, where asked for, the images without one."""
+    files = _xml_files(folder)
+    finder = ImageFinder(_image_root(folder), [files[0].parent])
+    samples = []
+    num_bad = 0
+    for file in files:
+        filename, objects, bad = _read_annotation(file)
+        num_bad += bad
+        image = filename and finder.find(filename, str(file))
+        if not image or image.stem != file.stem:  # the file was renamed, or the name is that of another machine
+            image = finder.find(file.stem, str(file)) or image
+        image = image or file.parent / (filename or f"{file.stem}.jpg")
+        samples.append(_sample(str(image), file.stem, str(file), objects))
+    annotated = {sample.image for sample in samples}
+    rest = [image for image in images_below(_image_root(folder))[0] if str(image) not in annotated]
+    if rest:
+        kept = "are images without labels" if keep_unlabelled else "are left out (--keep_unlabelled true keeps them)"
+        logger.warning(f"{folder}: {len(rest)} images have no XML file, such as {rest[0]}; they {kept}")
+    if keep_unlabelled:
+        samples += [Sample(str(image), image.relative_to(folder).as_posix(), str(image)) for image in rest]
+    _report_boxes(folder, num_bad)
+    return samples
+
+
+def _annotated_samples(list_file: Path, folder: Path, finder: ImageFinder) -> list[Sample]:
+    """Images of a list, with the labels of their XML files; one without such a file shows nothing."""
+    samples, missing, num_bad = [], [], 0
+    for image_id in _image_ids(list_file):
+        file, filename, objects = folder / "Annotations" / f"{image_id}.xml", "", []
+        if file.is_file():
+            filename, objects, bad = _read_annotation(file)
+            num_bad += bad
+        else:
+            missing.append(image_id)
+        samples.append(_sample(str(_image_path(folder, image_id, finder, filename)), image_id, str(file), objects))
+    if missing:
+        logger.warning(f"{list_file}: {len(missing)} images have no XML file, such as {missing[0]}; they are images "
+                       "without labels")  # fmt: skip
+    _report_boxes(folder, num_bad)
+    return samples
+
+
+def _sample(image: str, image_id: str, where: str, objects: list[dict]) -> Sample:
+    """Objects give labels; a class with difficult ones alone is ignored."""
+    labels = list(dict.fromkeys(item["label"] for item in objects if not item["difficult"]))
+    ignored = [name for name in dict.fromkeys(item["label"] for item in objects) if name not in labels]
+    return Sample(image, image_id, where, labels, ignored, objects=[item for item in objects if "bbox" in item])
+
+
+def _report_boxes(folder: Path, count: int) -> None:
+    if count:
+        logger.warning(f"{folder}: {count} objects have an empty or incomplete box; they give labels but no objects")
+
+
+def _read_annotation(path: Path) -> tuple[str, list[dict], int]:
+    """(file name as written, objects, number of those without a box that can be used)."""
+    try:
+        annotation = ET.parse(path).getroot()
+    except (ET.ParseError, ValueError, LookupError) as error:  # malformed, or in an encoding that does not exist
+        raise DataError(f"{path}: is not valid XML ({error})") from error
+    objects = [_read_object(element, path) for element in annotation.iter("object")]
+    filename = (annotation.findtext("filename") or "").strip().replace("\\", "/").rsplit("/", 1)[-1]
+    return filename, objects, sum("bbox" not in item for item in objects)
+
+
+def _read_object(element: ET.Element, path: Path) -> dict:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        raise DataError(f"{path}: an object has no name")
+    found = {
+        "label": name,
+        "truncated": (element.findtext("truncated") or "0").strip() == "1",
+        "difficult": (element.findtext("difficult") or "0").strip() == "1",
+        "crowd": False,
+    }
+    try:
+        box = element.find("bndbox")
+        xmin, ymin, xmax, ymax = (float(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
+        visible = element.findtext("visible")
+        found["visible"] = None if visible is None else float(visible)
+    except (AttributeError, TypeError, ValueError):
+        return found
+    width, height = xmax - xmin + 1, ymax - ymin + 1
+    if width > 0 and height > 0 and all(map(math.isfinite, (xmin, ymin, width, height))):
+        found["bbox"] = [xmin - 1, ymin - 1, width, height]
+    return found
+
+
+class _Annotations:
+    """Objects of XML files, each file read once.
+
+    Args:
+        class_names: Those of ImageSets/Main.
+    """
+
+    def __init__(self, class_names: list[str]):
+        self.class_names = class_names
+        self.num_bad = 0
+        self._read: dict[Path, dict[str, list]] = {}
+
+    def columns(self, path: Path) -> dict[str, list]:
+        """The `objects` column of an image."""
+        if path not in self._read:
+            self._read[path] = self._columns(path)
+        return self._read[path]
+
+    def _columns(self, path: Path) -> dict[str, list]:
+        columns: dict[str, list] = {name: [] for name in ("label", "bbox", "area", *PROPERTIES)}
+        if not path.is_file():
+            return columns
+        _, objects, bad = _read_annotation(path)
+        self.num_bad += bad
+        for item in objects:
+            if item["label"] not in self.class_names:
+                raise DataError(f"{path}: class {item['label']!r} is not among the {len(self.class_names)} classes of "
+                                "ImageSets/Main")  # fmt: skip
+            if "bbox" in item:
+                columns["label"].append(self.class_names.index(item["label"]))
+                columns["bbox"].append(item["bbox"])
+                columns["area"].append(item["bbox"][2] * item["bbox"][3])
+                for name in PROPERTIES:
+                    columns[name].append(item[name])
+        return columns
+
+    def report(self, folder: Path) -> None:
+        """Log how many boxes could not be used."""
+        _report_boxes(folder, self.num_bad)
+
+
+def download_voc(root: str | os.PathLike, year: int = 2007) -> None:
+    """Fetch and unpack the official archives through torchvision, unless they are there already.
+
+    Args:
+        root: Becomes the `VOCdevkit` folder, and has to be called so, because the archives are.
+        year: 2007 (trainval and test) or 2012 (trainval; its test labels are not public).
+    """
+    from torchvision.datasets import VOCDetection
+
+    root = Path(root)
+    if root.name != "VOCdevkit":
+        raise DataError(f"{root}: the archives unpack into a folder called VOCdevkit; end --data_dir with it")
+    for image_set in ("trainval", "test") if year == 2007 else ("trainval",):
+        if not (root / f"VOC{year}" / "ImageSets" / "Main" / f"{image_set}.txt").is_file():
+            try:
+                VOCDetection(root.parent, year=str(year), image_set=image_set, download=True)
+            except (OSError, RuntimeError) as error:
+                raise DataError(f"VOC{year} {image_set} could not be downloaded ({error})") from error

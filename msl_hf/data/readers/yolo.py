@@ -1,0 +1,227 @@
+"""YOLO: `data.yaml` and a text file of boxes beside each image -> the schema."""
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from transformers.utils import logging
+
+from ..files import images_below, path_inside, read_text, split_name, text_lines
+from ..images import image_size
+from ..schema import DataError
+from .samples import Sample, to_datasets
+
+logger = logging.get_logger(__name__)
+
+SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
+TOLERANCE = 0.01  # a box may leave the image by this share of its side
+
+
+def read_yolo(path: str | os.PathLike):
+    """Read a YOLO data set (Ultralytics, Roboflow, CVAT).
+
+    `data.yaml` names the classes (a list, or a map from numbers) and, for each split, a folder of images, a text file
+    that lists them, or several of these. Each image of `images/` has its boxes in a text file of `labels/`: a line
+    `class x y width height` in shares of the image's sides, or `class x1 y1 x2 y2 x3 y3 ...` for an outline, whose box
+    is taken. An empty or missing text file is an image without labels.
+
+    Args:
+        path: The folder that holds `data.yaml`, or that file.
+
+    Returns:
+        `datasets.DatasetDict` of the schema; `objects.bbox` is [x, y, w, h] in pixels of the upright image. Boxes that
+        are empty, or leave the image, give labels but no objects; their number is logged.
+
+    Raises:
+        DataError: naming the file and line at fault.
+    """
+    path = Path(path)
+    file = path if path.is_file() else yaml_file(path)
+    if file is None:
+        raise DataError(f"{path}: holds no data.yaml")
+    settings = _read_yaml(file)
+    names = _class_names(file, settings["names"])
+    splits: dict[str, list[Sample]] = {}
+    for key in SPLIT_KEYS:
+        if settings.get(key):
+            split = split_name(key)
+            if split in splits:
+                raise DataError(f"{file}: names split {split!r} more than once")
+            splits[split] = _read_split(file, settings, key, names)
+    splits = {split: samples for split, samples in splits.items() if samples}
+    if not splits:
+        raise DataError(f"{file}: names no images with labels; it needs train, val or test")
+    return to_datasets(splits, list(names.values()))
+
+
+def yaml_file(folder: Path) -> Path | None:
+    """The YAML file of a data set in a folder."""
+    named = [folder / name for name in ("data.yaml", "data.yml", "dataset.yaml")]
+    others = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))
+    for file in (*named, *others):
+        if file.is_file() and "names" in _read_yaml(file, strict=False):
+            return file
+    return None
+
+
+def _read_yaml(file: Path, strict: bool = True) -> dict:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if not strict:
+            return {}
+        raise DataError(f"{file}: is not valid YAML ({error})") from error
+    if not isinstance(settings, dict) or "names" not in settings:
+        if not strict:
+            return {}
+        raise DataError(f"{file}: has no 'names' of the classes")
+    return settings
+
+
+def _class_names(file: Path, names) -> dict[int, str]:
+    """Number -> name, in the order of the numbers."""
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    try:
+        found = dict(sorted((int(number), str(name).strip()) for number, name in names.items()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: 'names' must be a list of the class names, or a map from numbers to them") from error
+    repeated = [name for name in found.values() if list(found.values()).count(name) > 1]
+    if not found or repeated or not all(found.values()):
+        fault = f"names {repeated[0]!r} more than once" if repeated else "names no class, or one with an empty name"
+        raise DataError(f"{file}: {fault}")
+    return found
+
+
+def _read_split(file: Path, settings: dict, key: str, names: dict[int, str]) -> list[Sample]:
+    entries = settings[key] if isinstance(settings[key], list) else [settings[key]]
+    images = [image for entry in entries for image in _images(file, settings, str(entry), key)]
+    if not images:
+        raise DataError(f"{file}: {key}: {settings[key]} holds no images")
+    root = file.parent
+    label_files = [_label_file(image) for image in images]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        sizes = pool.map(lambda pair: _size(pair[0]) if pair[1].is_file() else None,
+                         zip(images, label_files, strict=True))  # fmt: skip
+    samples, num_bad, num_missing = [], 0, 0
+    for image, label_file, size in zip(images, label_files, sizes, strict=True):
+        image_id = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
+        sample = Sample(str(image), image_id, str(label_file))
+        if label_file.is_file():
+            num_bad += _add_boxes(sample, label_file, size, names, "kpt_shape" in settings)
+        else:
+            num_missing += 1
+        samples.append(sample)
+    if num_bad:
+        logger.warning(f"{file}, {key}: {num_bad} boxes are empty, leave their images or are of images that cannot "
+                       "be read; they give labels but no objects")  # fmt: skip
+    if num_missing == len(images):
+        logger.warning(f"{file}, {key}: none of {len(images)} images has a text file of labels, such as "
+                       f"{label_files[0]}; the split is left out")  # fmt: skip
+        return []
+    if num_missing:
+        logger.warning(f"{file}, {key}: {num_missing} images have no text file; they are images without labels")
+    return samples
+
+
+def _images(file: Path, settings: dict, entry: str, key: str) -> list[Path]:
+    """The images that an entry of `data.yaml` means."""
+    place = _place(file, settings, entry, key)
+    if place.is_dir():
+        return images_below(place)[0]
+    lines = (line.strip() for line in text_lines(read_text(place)))
+    return [_listed_image(line, place, file.parent) for line in lines if line]
+
+
+def _place(file: Path, settings: dict, entry: str, key: str) -> Path:
+    """The folder or list; Roboflow writes `../train/images` for what lies beside the file."""
+    root = file.parent
+    base = PurePosixPath(str(settings.get("path") or "").replace("\\", "/"))
+    written = PurePosixPath(entry.replace("\\", "/"))
+    if "\0" in entry:
+        raise DataError(f"{file}: {key}: {entry!r} holds a zero byte")
+    for path in (base / written, written):
+        parts = [part for part in path.parts if part not in ("..", ".", "/")]
+        for candidate in ([Path(path)] if path.is_absolute() else []) + [root.joinpath(*parts)]:
+            if candidate.exists() and (candidate.is_dir() or candidate.suffix == ".txt"):
+                if candidate.resolve().is_relative_to(root.resolve()):
+                    return candidate
+    raise DataError(
+        f"{file}: {key}: {entry} is no folder and no text file below {root}; write it relative to the file"
+    )
+
+
+def _listed_image(name: str, listing: Path, root: Path) -> Path:
+    if Path(name).is_absolute() and Path(name).is_relative_to(root.absolute()):
+        return Path(name)
+    for folder in (listing.parent, root):
+        path = path_inside(folder, name, str(listing))
+        if path.is_file():
+            return path
+    return path_inside(root, name, str(listing))
+
+
+def _label_file(image: Path) -> Path:
+    """`labels/` in place of the last `images/` of the path, else beside the image."""
+    parts = list(image.parts)
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at] == "images":
+            return Path(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
+    return image.with_suffix(".txt")
+
+
+def _size(image: Path) -> tuple[int, int] | None:
+    try:
+        return image_size({"image": {"path": str(image), "bytes": None}})
+    except Exception:  # Pillow raises half a dozen types; the check of all images names the file
+        return None
+
+
+def _add_boxes(sample: Sample, file: Path, size, names: dict[int, str], has_keypoints: bool) -> int:
+    """Fill in labels and objects from a text file; the number of boxes that cannot be used."""
+    num_bad = 0
+    for number, line in enumerate(text_lines(read_text(file)), start=1):
+        cells = line.split()
+        if not cells:
+            continue
+        where = f"{file}:{number}"
+        try:
+            label, values = float(cells[0]), [float(cell) for cell in cells[1:]]
+        except ValueError as error:
+            raise DataError(f"{where}: expected 'class x y width height', got {line.strip()[:80]!r}") from error
+        if label not in names:
+            raise DataError(f"{where}: class {cells[0]} is none of the {len(names)} of data.yaml")
+        name = names[int(label)]
+        if name not in sample.labels:
+            sample.labels.append(name)
+        box = _box(values, has_keypoints)
+        if box is None or size is None:
+            num_bad += box is None or size is None
+            continue
+        left, top, right, bottom = (side * scale for side, scale in zip(box, (*size, *size), strict=True))
+        sample.objects.append({"label": name, "bbox": [left, top, right - left, bottom - top]})
+    return num_bad
+
+
+def _box(values: list[float], has_keypoints: bool) -> tuple[float, float, float, float] | None:
+    """(left, top, right, bottom) in shares of the sides, within the image; None where there is no such box."""
+    if len(values) >= 6 and len(values) % 2 == 0 and not has_keypoints:  # an outline
+        sides = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+    elif len(values) >= 4:  # a score or key points may follow
+        x, y, width, height = values[:4]
+        sides = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    else:
+        return None
+    if not all(math.isfinite(side) and -TOLERANCE <= side <= 1 + TOLERANCE for side in sides):
+        return None
+    left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in sides)
+    return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def is_yolo(root: Path) -> bool:
+    """Whether a folder holds a `data.yaml` with classes and splits."""
+    file = yaml_file(root)
+    return file is not None and any(_read_yaml(file).get(key) for key in SPLIT_KEYS)

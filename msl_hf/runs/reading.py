@@ -1,0 +1,91 @@
+"""Reading data for a run: the flags that say how they are stored, and what was recognised."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from datasets import Dataset, IterableDataset
+
+from ..data import load_images
+from ..data.files import listed
+from ..data.labels import read_class_names
+from ..data.readers import recognise, table_format
+from ..data.schema import class_names_of, column
+
+SHOWN_CLASSES = 20
+
+
+@dataclass(kw_only=True)
+class ReadingArguments:
+    """How the labels are written down."""
+
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the labels in a table or Hub data set, such as objects.category."}
+    )
+    label_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of a table that has one for each class; default: all with 1 and 0."}
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What separates labels in one cell; default: found out. none: nothing does."}
+    )
+    classes: str | None = field(
+        default=None, metadata={"help": "File with the class names: a JSON list, or a name a line."}
+    )
+    year: int | None = field(default=None, metadata={"help": "Year of VOC or COCO where there are several."})
+    train_json: str | None = field(default=None, metadata={"help": "COCO annotations of the training images."})
+    val_json: str | None = field(default=None, metadata={"help": "COCO annotations of the validation images."})
+    image_dir: str | None = field(default=None, metadata={"help": "Where the images of COCO annotations lie."})
+    keep_unlabelled: bool | None = field(
+        default=None,
+        metadata={"help": "Keep images without labels; default: false for the official COCO, true for exports."},
+    )
+
+
+def format_of(path: str, format: str, reading: ReadingArguments) -> str:
+    """The format; for `auto` what the path is recognised as, for `folder` that of its tables, else `hub`."""
+    if reading.train_json or reading.val_json:
+        return "coco"
+    if format == "folder":
+        return table_format(path) or "hub"
+    return recognise(path, reading.label_columns) if format == "auto" else format
+
+
+def read_data(path: str, format: str, reading: ReadingArguments, streaming: bool = False) -> Mapping[str, Dataset]:
+    """The `DatasetDict` of the schema, and a few printed lines about what was recognised.
+
+    Args:
+        path: Folder, file or Hub id.
+        format: As `format_of` takes it.
+        reading: How the labels are written down.
+        streaming: Stream a Hub data set.
+    """
+    format = format_of(path, format, reading)
+    datasets = load_images(
+        path,
+        format,
+        reading.label_columns,
+        reading.label_separator,
+        None if reading.classes is None else read_class_names(reading.classes),
+        label_column=reading.label_column,
+        year=reading.year,
+        keep_unlabelled=reading.keep_unlabelled,
+        train_json=reading.train_json,
+        val_json=reading.val_json,
+        image_dir=reading.image_dir,
+        streaming=streaming,
+    )
+    describe(path, format, datasets)
+    return datasets
+
+
+def describe(path: str, format: str, datasets: Mapping[str, Dataset]) -> None:
+    """Print the format, the splits with their numbers of images, unlabelled images and unknown labels, the classes."""
+    print(f"{path}: read as {format}")
+    for split, dataset in datasets.items():
+        if isinstance(dataset, IterableDataset):
+            print(f"  {split}: a stream")
+            continue
+        unlabelled = sum(not labels for labels in column(dataset, "labels"))
+        unknown = sum(map(len, column(dataset, "ignored"))) if "ignored" in dataset.features else 0
+        print(f"  {split}: {len(dataset)} images, {unlabelled} of them without any label, {unknown} unknown labels")
+    names = class_names_of(next(iter(datasets.values())))
+    print(f"  {len(names)} classes: {listed(names, SHOWN_CLASSES)}")
