@@ -1,5 +1,6 @@
 """Reading images: upright 8-bit RGB out of whatever Pillow opens, the check of all of them, their size."""
 
+import hashlib
 import io
 import os
 import warnings
@@ -27,15 +28,18 @@ def set_max_pixels(count: int | None) -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB: 16-bit grey levels by their range, 0 to 65,535 -> 0 to 255.
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as its camera held it, in 8-bit RGB.
 
-    Pillow's own conversion cuts 16-bit levels off at 255. The pipeline and the ONNX runner do the same as this.
+    16-bit grey levels are scaled by their range, 0 to 65,535 -> 0 to 255; Pillow's conversion cuts them off at 255.
+    The pipeline and the ONNX runner do the same as this.
 
     Raises:
         ValueError: for 32-bit and floating-point images, which have no range of their own.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+    is_wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    image = ImageOps.exif_transpose(image)
+    if is_wide:
         image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float32) / 257).astype(np.uint8))
     elif image.mode in WIDE_MODES:
         kind = "floating-point" if image.mode == "F" else "32-bit"
@@ -63,7 +67,7 @@ def read_image(row: Mapping, least_size: tuple[int, int] | None = None) -> Image
         with _opened(row) as image:
             if least_size is not None and row.get("crop") is None:
                 image.draft("RGB", least_size)
-            image = ImageOps.exif_transpose(to_rgb(image))
+            image = upright_rgb(image)
     except FileNotFoundError as error:
         raise DataError(f"{image_name(row)}: no such image file") from error
     except Image.DecompressionBombError as error:
@@ -95,6 +99,21 @@ def image_size(row: Mapping) -> tuple[int, int]:
     with _opened(row) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return image.size[::-1] if turned else image.size
+
+
+def image_files(dataset) -> dict[str, str]:
+    """What the images of a `datasets.Dataset` of the schema are, whatever they are called: key -> image id.
+
+    The key of an image is its file, links followed; that of an embedded one, as in parquet files, is its content.
+    """
+    keys: dict[str, str] = {}
+    rows = dataset.with_format("arrow").select_columns(["image", "image_id"])
+    for batch in rows.iter(batch_size=100):
+        for image, image_id in zip(batch["image"].to_pylist(), batch["image_id"].to_pylist(), strict=True):
+            content = image["bytes"]
+            key = os.path.realpath(image["path"]) if content is None else hashlib.sha1(content).hexdigest()
+            keys[key] = image_id
+    return keys
 
 
 def crop_box(image: Image.Image, bbox: Sequence[float]) -> Image.Image:

@@ -2,6 +2,8 @@
 
 import os
 
+from .text import plain_text, save_figure
+
 LOSS_LABELS = {
     "loss": "loss",
     "loss_recognition": "recognition branch",
@@ -48,16 +50,17 @@ def plot_robustness(results: dict[str, dict], path: str | os.PathLike) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, 3), ("mAP", "CR", "CF1"), strict=True):
-        for name, result in results.items():
-            rows = sorted(result["robustness"], key=lambda row: row["mean_hole_ratio"])
-            points = [(0.0, result["clean"][metric]), *((row["mean_hole_ratio"], row[metric]) for row in rows)]
-            axis.plot([100 * x for x, _ in points], [100 * y for _, y in points], marker="o", label=name)
-        axis.set(xlabel="removed pixels (%)", ylabel=f"{metric} (%)", ylim=(0, 100))
-        axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(path, dpi=120)
+    with plain_text(results) as note:
+        figure = Figure(figsize=(12, 3.8), layout="constrained")
+        for axis, metric in zip(figure.subplots(1, 3), ("mAP", "CR", "CF1"), strict=True):
+            for name, result in results.items():
+                rows = sorted(result["robustness"], key=lambda row: row["mean_hole_ratio"])
+                points = [(0.0, result["clean"][metric]), *((row["mean_hole_ratio"], row[metric]) for row in rows)]
+                axis.plot([100 * x for x, _ in points], [100 * y for _, y in points], marker="o", label=name)
+            axis.set(xlabel="removed pixels (%)", ylabel=f"{metric} (%)", ylim=(0, 100))
+            axis.grid(alpha=0.3)
+        axis.legend()
+        save_figure(figure, path, note)
 
 
 def plot_breakdown(results: dict[str, dict], path: str | os.PathLike) -> bool:
@@ -76,27 +79,25 @@ def plot_breakdown(results: dict[str, dict], path: str | os.PathLike) -> bool:
     properties = [name for name, groups in first.items() if isinstance(groups, dict)]
     if not properties:
         return False
-    figure = Figure(figsize=(3.4 * len(properties) + 1, 3.8), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(properties), squeeze=False)[0], properties, strict=True):
-        groups = [group for group, values in first[name].items() if values["positives"]]
-        for offset, (model, result) in enumerate(results.items()):
-            values = [result["breakdown"][name][group] for group in groups]
-            heights = [100 * value["AP"] for value in values]
-            # The interval may lie beside the value itself, which is no mean of the samples.
-            low = [
-                max(0.0, height - 100 * value["interval"][0]) for height, value in zip(heights, values, strict=True)
-            ]
-            high = [
-                max(0.0, 100 * value["interval"][1] - height) for height, value in zip(heights, values, strict=True)
-            ]
-            positions = [index + (offset + 0.5) * 0.8 / len(results) - 0.4 for index in range(len(groups))]
-            axis.bar(positions, heights, width=0.8 / len(results), yerr=[low, high], capsize=2, label=model)
-        labels = [f"{group}\n({first[name][group]['positives']})" for group in groups]
-        axis.set_xticks(range(len(groups)), labels, fontsize=8)
-        axis.set(title=name, ylabel="AP (%)" if name == properties[0] else None, ylim=(0, 100))
-        axis.grid(axis="y", alpha=0.3)
-    axis.legend()
-    figure.savefig(path, dpi=120)
+    with plain_text(results) as note:
+        figure = Figure(figsize=(3.4 * len(properties) + 1, 3.8), layout="constrained")
+        for axis, name in zip(figure.subplots(1, len(properties), squeeze=False)[0], properties, strict=True):
+            groups = [group for group, values in first[name].items() if values["positives"]]
+            for offset, (model, result) in enumerate(results.items()):
+                values = [result["breakdown"][name][group] for group in groups]
+                heights = [100 * value["AP"] for value in values]
+                # The interval may lie beside the value itself, which is no mean of the samples.
+                pairs = [(100 * value["AP"], [100 * end for end in value["interval"]]) for value in values]
+                low = [max(0.0, height - interval[0]) for height, interval in pairs]
+                high = [max(0.0, interval[1] - height) for height, interval in pairs]
+                positions = [index + (offset + 0.5) * 0.8 / len(results) - 0.4 for index in range(len(groups))]
+                axis.bar(positions, heights, width=0.8 / len(results), yerr=[low, high], capsize=2, label=model)
+            labels = [f"{group}\n({first[name][group]['positives']})" for group in groups]
+            axis.set_xticks(range(len(groups)), labels, fontsize=8)
+            axis.set(title=name, ylabel="AP (%)" if name == properties[0] else None, ylim=(0, 100))
+            axis.grid(axis="y", alpha=0.3)
+        axis.legend()
+        save_figure(figure, path, note)
     return True
 
 
@@ -110,16 +111,17 @@ def plot_frontier(points: dict[str, list[tuple[float, float]]], path: str | os.P
     import numpy as np
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axis = figure.subplots()
-    for number, (name, values) in enumerate(points.items()):
-        mean, deviation = 100 * np.mean(values, axis=0), 100 * np.std(values, axis=0, ddof=min(1, len(values) - 1))
-        axis.errorbar(*mean, xerr=deviation[0], yerr=deviation[1], color=f"C{number % 10}",
-                      marker="osD^vP*X"[number // 10 % 8], linestyle="none", label=name)  # fmt: skip
-    axis.set(xlabel="mAP on whole images (%)", ylabel="mAP on masked images (%)")
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=120)
+    with plain_text(points) as note:
+        figure = Figure(figsize=(9, 5.5), layout="constrained")
+        axis = figure.subplots()
+        for number, (name, values) in enumerate(points.items()):
+            mean, deviation = 100 * np.mean(values, axis=0), 100 * np.std(values, axis=0, ddof=min(1, len(values) - 1))
+            axis.errorbar(*mean, xerr=deviation[0], yerr=deviation[1], color=f"C{number % 10}",
+                          marker="osD^vP*X"[number // 10 % 8], linestyle="none", label=name)  # fmt: skip
+        axis.set(xlabel="mAP on whole images (%)", ylabel="mAP on masked images (%)")
+        axis.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", fontsize="small")
+        save_figure(figure, path, note)
 
 
 def plot_per_class(per_class: dict[str, dict[str, float | None]], path: str | os.PathLike) -> None:
@@ -133,15 +135,16 @@ def plot_per_class(per_class: dict[str, dict[str, float | None]], path: str | os
 
     measured = {name: row for name, row in per_class.items() if row["clean"] is not None}
     ranked = sorted(measured.items(), key=lambda item: item[1]["clean"])
-    figure = Figure(figsize=(7, 1.2 + 0.24 * len(ranked)), layout="constrained")
-    axis = figure.subplots()
-    for offset, (images, label) in zip(
-        (0.2, -0.2), (("clean", "whole images"), ("masked", "masked images")), strict=True
-    ):
-        heights = [position + offset for position in range(len(ranked))]
-        axis.barh(heights, [100 * row[images] for _, row in ranked], height=0.4, label=label)
-    axis.set_yticks(range(len(ranked)), [name for name, _ in ranked])
-    axis.set(xlabel="average precision (%)", xlim=(0, 100), ylim=(-0.6, len(ranked) - 0.4))
-    axis.grid(alpha=0.3, axis="x")
-    axis.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
+    with plain_text(per_class) as note:
+        figure = Figure(figsize=(7, 1.2 + 0.24 * len(ranked)), layout="constrained")
+        axis = figure.subplots()
+        for offset, (images, label) in zip(
+            (0.2, -0.2), (("clean", "whole images"), ("masked", "masked images")), strict=True
+        ):
+            heights = [position + offset for position in range(len(ranked))]
+            axis.barh(heights, [100 * row[images] for _, row in ranked], height=0.4, label=label)
+        axis.set_yticks(range(len(ranked)), [name for name, _ in ranked])
+        axis.set(xlabel="average precision (%)", xlim=(0, 100), ylim=(-0.6, len(ranked) - 0.4))
+        axis.grid(alpha=0.3, axis="x")
+        axis.legend(loc="lower right")
+        save_figure(figure, path, note)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from .text import plain_text, save_figure
+
 TOP = 3  # predictions shown of each model
 RIGHT, WRONG = "tab:green", "tab:red"
 
@@ -59,24 +61,25 @@ def draw_sheet(rows: Sequence[Row], class_names: Sequence[str], title: str, path
 
     with_mask = rows[0].masked is not None
     columns = 1 + with_mask + len(rows[0].panels)
-    figure = Figure(figsize=(2.5 * columns, 3.05 * len(rows) + 0.5), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    for row, axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
-        for axis in axes:
-            axis.set_xticks([])
-            axis.set_yticks([])
-        axes[0].imshow(row.image, aspect="auto")
-        axes[0].add_patch(Rectangle(row.bbox[:2], *row.bbox[2:], fill=False, edgecolor="yellow", linewidth=1.5))
-        axes[0].set_title(f"{class_names[row.label]}, {row.note}", fontsize=8)
-        axes[0].set_xlabel(
-            "shows " + ", ".join(class_names[label] for label in sorted(row.truth)), fontsize=7, wrap=True
-        )
-        if with_mask:
-            axes[1].imshow(row.masked, aspect="auto")
-            axes[1].set_title("what the models see", fontsize=8)
-        for axis, panel in zip(axes[1 + with_mask :], row.panels, strict=True):
-            _draw_panel(axis, panel, row, class_names)
-    figure.savefig(path, dpi=80)
+    with plain_text([*class_names, *(panel.name for panel in rows[0].panels)]) as note:
+        figure = Figure(figsize=(2.5 * columns, 3.05 * len(rows) + 0.5), layout="constrained")
+        figure.suptitle(title, fontsize=11)
+        for row, axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
+            for axis in axes:
+                axis.set_xticks([])
+                axis.set_yticks([])
+            axes[0].imshow(row.image, aspect="auto")
+            axes[0].add_patch(Rectangle(row.bbox[:2], *row.bbox[2:], fill=False, edgecolor="yellow", linewidth=1.5))
+            axes[0].set_title(f"{class_names[row.label]}, {row.note}", fontsize=8)
+            axes[0].set_xlabel(
+                "shows " + ", ".join(class_names[label] for label in sorted(row.truth)), fontsize=7, wrap=True
+            )
+            if with_mask:
+                axes[1].imshow(row.masked, aspect="auto")
+                axes[1].set_title("what the models see", fontsize=8)
+            for axis, panel in zip(axes[1 + with_mask :], row.panels, strict=True):
+                _draw_panel(axis, panel, row, class_names)
+        save_figure(figure, path, note, dpi=80)
 
 
 def _draw_panel(axis, panel: Panel, row: Row, class_names: Sequence[str]) -> None:

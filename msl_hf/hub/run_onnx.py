@@ -13,6 +13,21 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Upright 8-bit RGB as in training: 16-bit grey levels by their range, 0 to 65,535 -> 0 to 255.
+
+    Raises:
+        ValueError: for 32-bit and floating-point images, which have no range of their own.
+    """
+    is_wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    image = ImageOps.exif_transpose(image)
+    if is_wide:
+        image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float32) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of the mode {image.mode!r} have no range; save it with 8 or 16 bits a channel")
+    return image.convert("RGB")
+
+
 class Classifier:
     """An exported model.
 
@@ -27,7 +42,7 @@ class Classifier:
     def pixel_values(self, image: Image.Image) -> np.ndarray:
         """An image -> (3, H, W) float32, resized and normalised as in training."""
         about = self.description
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = upright_rgb(image)
         image = image.resize((about["width"], about["height"]), Image.Resampling[about["resample"].upper()])
         pixels = np.asarray(image, dtype=np.float32) / 255
         mean, std = (np.array(about[name], dtype=np.float32) for name in ("mean", "std"))

@@ -44,6 +44,13 @@ class CSRAHead(nn.Module):
         bound = 1 / math.sqrt(in_features)  # as a 1x1 convolution is initialised; it sets the size of the gradients
         self.weight = nn.Parameter(torch.empty(num_heads, num_labels, in_features).uniform_(-bound, bound))
 
+    @torch.no_grad()
+    def copy_rows(self, other: "CSRAHead", rows: list[int | None]) -> None:
+        """Take over the weights of class `rows[i]` of another head for class i; None keeps what is here."""
+        for index, row in enumerate(rows):
+            if row is not None:
+                self.weight[:, index] = other.weight[:, row]
+
     def score_maps(self, features: torch.Tensor) -> torch.Tensor:
         """(B, L, D) features -> (B, L, num_heads, C) scores s of every head at every location."""
         scores = F.linear(features, F.normalize(self.weight, dim=-1).flatten(0, 1))
@@ -104,6 +111,25 @@ class MLDecoderHead(nn.Module):
         self.weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_groups, hidden_size, group_size)))
         self.bias = nn.Parameter(torch.zeros(num_labels))
 
+    @torch.no_grad()
+    def copy_rows(self, other: "MLDecoderHead", rows: list[int | None]) -> None:
+        """Take over what all classes share, and for class i the row of class `rows[i]`; None keeps what is here.
+
+        With a query for each class it moves along. Where several classes share one, a class that comes to another
+        query keeps its row as no more than a start.
+        """
+        own = ("weight", "bias", "queries")
+        self.load_state_dict({k: v for k, v in other.state_dict().items() if k not in own}, strict=False)
+        size, other_size = self.weight.shape[-1], other.weight.shape[-1]
+        if max(size, other_size) > 1 and self.queries.shape == other.queries.shape:
+            self.queries.copy_(other.queries)
+        for index, row in enumerate(rows):
+            if row is not None:
+                if size == other_size == 1:
+                    self.queries[index] = other.queries[row]
+                self.weight[index // size, :, index % size] = other.weight[row // other_size, :, row % other_size]
+                self.bias[index] = other.bias[row]
+
     def _decode(self, features: torch.Tensor, need_weights: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, L, D) features -> (B, C) logits, and the queries' (B, groups, L) attention, which sums to 1 over L."""
         memory = F.relu(self.embed(features))
@@ -138,6 +164,13 @@ class LinearHead(nn.Module):
         bound = 1 / math.sqrt(in_features)
         self.weight = nn.Parameter(torch.empty(num_labels, in_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(num_labels))
+
+    @torch.no_grad()
+    def copy_rows(self, other: "LinearHead", rows: list[int | None]) -> None:
+        """Take over the weights of class `rows[i]` of another head for class i; None keeps what is here."""
+        for index, row in enumerate(rows):
+            if row is not None:
+                self.weight[index], self.bias[index] = other.weight[row], other.bias[row]
 
     def class_maps(self, features: torch.Tensor) -> torch.Tensor:
         """(B, L, D) features -> (B, L, C) class activation maps; their mean over L is the logit."""

@@ -203,16 +203,29 @@ class MSLForImageClassification(PreTrainedModel):
         for name in self.config.unused_parameters:
             self.backbone.get_parameter(name).requires_grad_(False)
 
-    def replace_head(self, label_names: list[str]) -> None:
-        """Give the model another class list: a fresh, trainable head; the backbone keeps its weights.
+    def replace_head(self, label_names: list[str]) -> list[str]:
+        """Give the model another class list, or another order: known classes keep their rows of the head.
+
+        The backbone keeps its weights, and so does what the classes of a head share. Known classes keep their
+        thresholds, too, if all are known.
 
         Args:
             label_names: The new class names in order.
+
+        Returns:
+            The names of the classes whose rows are new.
         """
+        rows = {name: index for index, name in self.config.id2label.items()}
+        old, thresholds = self.head, self.config.thresholds
         self.config.id2label = _id2label(label_names)
         self.config.label2id = {name: index for index, name in self.config.id2label.items()}
+        new_names = [name for name in label_names if name not in rows]
         self.config.thresholds = None
+        if thresholds is not None and not new_names:
+            self.config.thresholds = [thresholds[rows[name]] for name in label_names]
         self.head = self._build_head().to(self.device, self.dtype)
+        self.head.copy_rows(old, [rows.get(name) for name in label_names])
+        return new_names
 
     def forward(
         self,

@@ -6,7 +6,7 @@ No `from __future__ import annotations` here, as in the other files of the repos
 import os
 
 import torch
-from transformers import Pipeline
+from transformers import Pipeline, image_utils
 from transformers.image_utils import load_image
 
 
@@ -64,7 +64,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                                  f"got {image.dtype} {tuple(inputs.shape)}")  # fmt: skip
             image = image.expand(3, -1, -1)
         else:
-            image = load_image(inputs, timeout=timeout).convert("RGB")
+            image = load_image(to_eight_bits(opened(inputs, timeout)), timeout=timeout)
         return self.image_processor(images=image, return_tensors="pt").to(self.dtype)
 
     def _forward(self, model_inputs, score_maps=False):
@@ -81,6 +81,36 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             if "score_maps" in model_outputs:
                 found[-1]["score_map"] = model_outputs["score_maps"][0, index].float().numpy()
         return found
+
+
+def opened(source, timeout: float | None = None):
+    """The image of a path or URL, in the mode of the file; everything else as it is."""
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        content = image_utils.httpx.get(source, timeout=timeout, follow_redirects=True).content
+        return image_utils.PIL.Image.open(image_utils.BytesIO(content))
+    is_file = isinstance(source, str) and os.path.isfile(source)
+    return image_utils.PIL.Image.open(source) if is_file else source
+
+
+def to_eight_bits(image):
+    """16-bit grey levels by their range, 0 to 65,535 -> 0 to 255, as `msl_hf.data` reads them; others as they are.
+
+    Raises:
+        ValueError: for 32-bit and floating-point images, which have no range of their own.
+    """
+    if not isinstance(image, image_utils.PIL.Image.Image):
+        return image
+    if image.mode == "I" and image.format == "PPM":
+        image = image.convert("I;16")
+    if image.mode.startswith("I;16"):
+        exif = image.getexif()
+        image = image.point(lambda level: level * (1 / 257) + 0.5).convert("L")
+        image.getexif().update(exif)
+        return image
+    if image.mode in ("I", "F"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ValueError(f"the image has {kind} pixels without a range; save it with 8 or 16 bits a channel")
+    return image
 
 
 def labels_above(scores: torch.Tensor, config, threshold: float | None = None, top_k: int | None = None) -> list[int]:

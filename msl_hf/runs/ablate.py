@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..evaluation.figures import plot_frontier, plot_robustness
 from .arguments import RunError, read_yaml
-from .output import incompleteness, read_json
+from .output import draw, incompleteness, read_json
 
 KEYS = {"title", "recipe", "config", "seeds", "rows", "hole_ratio"}
 SHOWN = (("clean", "mAP"), ("clean", "CF1"), ("clean", "OF1"), ("masked", "mAP"), ("masked", "CF1"), ("masked", "OF1"))
@@ -289,11 +289,10 @@ def _write_tables(grid: Grid, lines: list[dict], output_dir: Path) -> None:
     (output_dir / f"{grid.name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     print(f"\n{chr(10).join(text)}\n", flush=True)
     points = {row: [(line["clean"]["mAP"], line["masked"]["mAP"]) for line in found] for row, found in rows.items()}
-    plot_frontier(points, output_dir / f"{grid.name}.png")
+    draw(plot_frontier, points, output_dir / f"{grid.name}.png")
     if grid.hole_ratio:
-        plot_robustness(
-            {row: _mean_robustness(found) for row, found in rows.items()}, output_dir / f"{grid.name}_curves.png"
-        )
+        curves = {row: _mean_robustness(found) for row, found in rows.items()}
+        draw(plot_robustness, curves, output_dir / f"{grid.name}_curves.png")
 
 
 def _setting(lines: list[dict]) -> str:

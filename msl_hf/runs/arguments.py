@@ -11,6 +11,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
+from ..data.files import split_name
 from ..model.configuration_msl import HEADS
 from ..training import MSLTrainingArguments
 
@@ -199,8 +200,9 @@ def _default_precision(use_cpu: bool) -> list[str]:
 def _check(model: ModelArguments, data: DataArguments, masks: MaskArguments) -> None:
     if model.model and model.backbone:
         raise RunError("--model and --backbone exclude each other: start from an MSL model or from a backbone")
-    if data.selection_split == "test":
-        raise RunError("--selection_split test would choose the model on the test images; use a validation split")
+    if split_name(data.selection_split) == "test":
+        raise RunError(f"--selection_split {data.selection_split} would choose the model on the test images; use a "
+                       "held-out split")  # fmt: skip
     for name in ("hole_ratio", "eval_hole_ratio"):
         interval = getattr(masks, name)
         if interval is not None and len(interval) != 2:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import transformers
 
+from ..data.files import split_name
+from ..data.images import image_files
 from ..data.schema import class_names_of, column
 from ..data.transforms import ImageDataset
 from ..evaluation.breakdown import breakdown
@@ -30,7 +32,7 @@ from .models import (
     load_models,
     split_targets,
 )
-from .output import write_json
+from .output import draw, write_json
 from .speed import measure_inference
 
 
@@ -116,12 +118,11 @@ def evaluate(arguments: EvaluateArguments) -> dict:
     }
     if predict.trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
-        plot_robustness(results, output_dir / "robustness.png")
-        has_breakdown = plot_breakdown(results, output_dir / "breakdown.png")
         write_json(output_dir / "metrics.json", report)
+        plots = {"robustness.png": plot_robustness, "breakdown.png": plot_breakdown}
+        drawn = [name for name, plot in plots.items() if draw(plot, results, output_dir / name)]
         _print(report)
-        pictures = "robustness.png" + (", breakdown.png" if has_breakdown else "")
-        print(f"\nEverything: {output_dir / 'metrics.json'}, {pictures}")
+        print(f"\nEverything: {', '.join([str(output_dir / 'metrics.json'), *drawn])}")
     return report
 
 
@@ -137,8 +138,8 @@ def _check(arguments: EvaluateArguments) -> None:
 
 def _tuning_split(datasets, split: str, dataset, arguments: EvaluateArguments):
     name, tuning = choose_split(datasets, arguments.tune_thresholds, arguments)
-    shared = set(column(tuning, "image_id")) & set(column(dataset, "image_id"))
-    if name in ("test", split) or shared:
+    shared = image_files(tuning).keys() & image_files(dataset)
+    if split_name(name) == "test" or name == split or shared:
         raise RunError(f"--tune_thresholds {name} would tune on images that are measured on; name a held-out split")
     remote = [path for path in arguments.model if not Path(path).is_dir()]
     if remote:

@@ -16,7 +16,7 @@ from .arguments import RunError
 from .hardware import set_cpu_threads
 from .inputs import user_input
 from .models import ComparisonArguments, TrainedModel, choose_split, held_out_masks, load_data, load_models
-from .output import write_json
+from .output import draw, write_json
 
 
 @dataclass
@@ -63,6 +63,7 @@ def draw_figures(arguments: FigureArguments) -> dict:
     }  # fmt: skip
     report: dict = {"dataset": arguments.data_dir or "generated scenes", "split": split, "sheets": {}}
     output_dir.mkdir(parents=True, exist_ok=True)
+    files: list[str] = []
     for name, (title, examples, masked, note) in sheets.items():
         if not examples:
             print(f"No image of split {split!r} fits the rule of {name}")
@@ -70,14 +71,15 @@ def draw_figures(arguments: FigureArguments) -> dict:
         drawn = [
             _row(images[e.index], e, targets, models, bank if masked else None, note, arguments) for e in examples
         ]
-        draw_sheet(drawn, class_names, title, output_dir / f"{name}.png")
+        if draw(draw_sheet, drawn, class_names, title, output_dir / f"{name}.png"):
+            files.append(str(output_dir / f"{name}.png"))
         report["sheets"][name] = [
             {"image_id": images[example.index]["image_id"], "class": class_names[example.label],
              "value": example.value, **{panel.name: _top(panel, class_names) for panel in row.panels}}
             for example, row in zip(examples, drawn, strict=True)
         ]  # fmt: skip
     write_json(output_dir / "metrics.json", report)
-    print("Sheets: " + ", ".join(str(output_dir / f"{name}.png") for name in report["sheets"]))
+    print("Sheets: " + ", ".join(files))
     return report
 
 

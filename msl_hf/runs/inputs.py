@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import transformers
 from datasets import Dataset, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 
-from ..data.images import check_images
+from ..data.files import listed, split_name
+from ..data.images import check_images, image_files
 from ..data.schema import class_names_of, column, make_targets
 from ..data.transforms import build_processor
 from ..hub.convert import load_backbone_weights
@@ -63,7 +64,7 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
     whole = "trainval" if "trainval" in datasets and selection is None else "train"
     train = find_split(datasets, data.train_split or whole)
     is_stream = isinstance(datasets[train], IterableDataset)
-    if data.validation_fraction and not {"val", "validation"} & set(datasets):
+    if data.validation_fraction and not _called(datasets, "validation"):
         if is_stream:
             raise RunError("--validation_fraction cannot hold out a share of a stream; name a split to select by")
         parts = datasets[train].train_test_split(data.validation_fraction, seed=0)
@@ -86,28 +87,35 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
             chosen[role] = check_split(dataset, name, limit, data.drop_bad_images, progress, data.check_images)
     if is_stream:
         return Splits(**chosen, names=names)
+    trained = image_files(chosen["train"])
     for role in ("selection", "test"):
         if chosen[role] is not None:
-            both = set(column(chosen[role], "image_id")) & set(column(chosen["train"], "image_id"))
+            both = set(image_files(chosen[role])) & set(trained)
             if both:
                 raise RunError(f"{len(both)} images of split {names[role]!r} are trained on as part of split "
-                               f"{train!r}, such as {min(both)}; choose another split")  # fmt: skip
+                               f"{train!r}, such as {trained[min(both)]}; choose another split")  # fmt: skip
     return Splits(**chosen, names=names)
 
 
 def find_split(datasets: Mapping[str, Dataset], name: str) -> str:
-    """The split of that name; val and validation are synonyms."""
-    synonyms = {"val": "validation", "validation": "val"}
-    for candidate in (name, synonyms.get(name)):
-        if candidate in datasets:
-            return candidate
-    raise RunError(f"there is no split {name!r}; the data have {', '.join(datasets)}")
+    """The split of that name; val, valid, dev, eval and validation are synonyms, in whatever case."""
+    if name in datasets:
+        return name
+    found = _called(datasets, split_name(name))
+    if found is None:
+        raise RunError(f"there is no split {name!r}; the data have {', '.join(datasets)}")
+    return found
 
 
 def test_split_of(datasets: Mapping[str, Dataset], train: str | None = None) -> str | None:
-    """The split to measure on in the end: test, else val or validation; None where all there is is trained on."""
-    held_out = [name for name in ("test", "val", "validation") if name in datasets and name != train]
-    return held_out[0] if held_out else None
+    """The split to measure on in the end: test, else validation; None where all there is is trained on."""
+    others = [name for name in datasets if name != train]
+    return _called(others, "test") or _called(others, "validation")
+
+
+def _called(datasets: Iterable[str], split: str | None) -> str | None:
+    """The split that is called so, in one of the ways of `data.files.SPLIT_NAMES`."""
+    return next((name for name in datasets if split is not None and split_name(name) == split), None)
 
 
 def _downloaded(stream: IterableDataset, limit: int | None) -> Dataset:
@@ -245,9 +253,12 @@ def load_model(model: ModelArguments, label_names: list[str]):
         network, processor = load_trained(model.model)
         own = [network.config.id2label[index] for index in range(network.config.num_labels)]
         if own != label_names:
-            print(f"{model.model} knows {len(own)} other classes: its head is replaced by a new one "
-                  f"for {len(label_names)}")  # fmt: skip
-            network.replace_head(label_names)
+            new = network.replace_head(label_names)
+            known = [name for name in label_names if name not in new]
+            gone = [name for name in own if name not in label_names]
+            print(f"{model.model}: its head is replaced by one for {len(label_names)} classes. "
+                  f"Known, with their trained weights: {listed(known) or 'none'}. New: {listed(new) or 'none'}. "
+                  f"Left out: {listed(gone) or 'none'}")  # fmt: skip
         return network, processor
     if model.backbone is None:
         raise RunError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .arguments import Arguments, RunError
@@ -83,6 +84,19 @@ def incompleteness(checkpoint: Path) -> str | None:
     except (OSError, ValueError):
         return "half-written checkpoint, trainer_state.json is missing or cut off"
     return None
+
+
+def draw(plot: Callable, *arguments) -> bool:
+    """Call a function that draws a figure; what it cannot draw costs the figure, and never the results beside it.
+
+    Returns:
+        False where there is no figure: none was to be drawn, or it failed, which is printed.
+    """
+    try:
+        return plot(*arguments) is not False
+    except Exception as error:  # fonts, colours, sizes: matplotlib raises whatever its parts raise
+        print(f"Warning: no {Path(arguments[-1]).name}: {type(error).__name__}: {error}")
+        return False
 
 
 def read_json(path: Path) -> dict:

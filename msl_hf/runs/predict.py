@@ -14,18 +14,20 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.images import read_image
-from ..data.schema import DataError
+from ..data.files import images_below, text_lines
+from ..data.images import read_image, set_max_pixels
+from ..data.readers import FORMATS as DATA_FORMATS
+from ..data.schema import DataError, column, undecoded
 from ..model.pipeline_msl import labels_above
-from .arguments import RunError
+from .arguments import MAX_PIXELS_HELP, RunError
 from .hardware import set_cpu_threads
-from .inputs import load_trained, user_input
+from .inputs import find_split, load_trained, user_input
 from .output import read_json, write_json
+from .reading import ReadingArguments, format_of, read_data
 
 logger = logging.get_logger(__name__)
 
 FORMATS = (".jsonl", ".csv", ".parquet")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 DECISIONS = (
     "model",
     "dataset",
@@ -36,12 +38,16 @@ DECISIONS = (
 
 
 @dataclass
-class PredictArguments:
+class PredictArguments(ReadingArguments):
     """Which images, by which model, into which file."""
 
     model: str | None = field(default=None, metadata={"help": "Model folder or Hub id."})
     images: list[str] = field(default_factory=list, metadata={"help": "Image files, folders, or quoted globs."})
-    dataset: str | None = field(default=None, metadata={"help": "Instead: Hub id or folder of parquet files."})
+    dataset: str | None = field(default=None, metadata={"help": "Instead: Hub id, or labelled data of any kind."})
+    format: str = field(
+        default="auto", metadata={"help": "How --dataset is stored; auto finds out.", "choices": list(DATA_FORMATS)}
+    )
+    max_pixels: int | None = field(default=None, metadata={"help": MAX_PIXELS_HELP})
     split: str = field(default="test", metadata={"help": "Split of --dataset."})
     image_column: str = field(default="image", metadata={"help": "Column of --dataset that holds the images."})
     streaming: bool = field(default=False, metadata={"help": "Read --dataset as it comes instead of downloading it."})
@@ -73,6 +79,7 @@ def predict(arguments: PredictArguments) -> dict:
     """
     _check(arguments)
     set_cpu_threads(arguments.cpu_threads)
+    set_max_pixels(arguments.max_pixels)
     state = PartialState(cpu=arguments.use_cpu)
     output = Path(arguments.output)
     with user_input():
@@ -116,7 +123,9 @@ def _check(arguments: PredictArguments) -> None:
 
 
 def find_images(sources: Sequence[str]) -> list[str]:
-    """Files, the images in folders (searched recursively) and what globs match, each once.
+    """Files, the images in folders (searched recursively, also through links) and what globs match, each once.
+
+    What else lies in the folders is counted and printed.
 
     Raises:
         RunError: naming a source that holds no image.
@@ -125,7 +134,11 @@ def find_images(sources: Sequence[str]) -> list[str]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            files = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            images, others = images_below(path)
+            files = [str(file) for file in images]
+            if others:
+                counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
+                print(f"{source}: {sum(others.values())} files are no images and are left aside: {counts}")
         elif path.is_file():
             files = [source]
         else:
@@ -164,16 +177,24 @@ class _Rows:
 
     def __iter__(self) -> Iterator[dict]:
         for number, row in enumerate(self.dataset):
-            yield {"name": f"{self.split}/{number}", "image": row[self.column]}
+            yield {"name": f"{self.split}/{number}", "image": row[self.column], "crop": row.get("crop")}
 
     def position(self, name: str) -> int:
         """Where in the output an image belongs."""
         return int(name.rsplit("/", 1)[1])
 
 
-def _dataset_rows(arguments: PredictArguments) -> _Rows:
+def _dataset_rows(arguments: PredictArguments) -> _Files | _Rows:
     from datasets import Image, load_dataset
 
+    format = format_of(arguments.dataset, arguments.format, arguments)
+    if format != "hub":
+        datasets = read_data(arguments.dataset, format, arguments)
+        dataset = undecoded(datasets[find_split(datasets, arguments.split)])
+        images = column(dataset, "image")
+        if "crop" not in dataset.features and all(image["bytes"] is None for image in images):
+            return _Files([image["path"] for image in images])
+        return _Rows(dataset, arguments)
     try:
         dataset = load_dataset(arguments.dataset, split=arguments.split, streaming=arguments.streaming)
         dataset = dataset.select_columns([arguments.image_column])
@@ -249,7 +270,7 @@ def _done(output: Path) -> dict[str, dict]:
 
 def _read_lines(file: Path) -> Iterator[dict]:
     """The rows of a JSONL file; a last line that an interruption cut off is left out."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in text_lines(file.read_text(encoding="utf-8")):
         try:
             yield json.loads(line)
         except ValueError:

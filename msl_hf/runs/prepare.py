@@ -1,10 +1,11 @@
 """VOC, COCO, WIDER or one's own folder -> parquet shards, which stream, and can be put on the Hub."""
 
+import itertools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.images import check_images
+from ..data.images import check_images, image_files
 from ..data.readers import FORMATS
 from ..data.schema import DataError, class_names_of, undecoded
 from .arguments import MAX_PIXELS_HELP, RunError
@@ -51,6 +52,7 @@ def prepare(arguments: PrepareArguments) -> dict:
         raise RunError(f"there is no split {missing[0]!r}; the data have {', '.join(datasets)}")
     has_parts = {"train", "val"} <= set(datasets)
     chosen = arguments.splits or [split for split in datasets if split != "trainval" or not has_parts]
+    _warn_of_shared_images(datasets, chosen)
     folder = Path(arguments.output_dir) / "data"
     folder.mkdir(parents=True, exist_ok=True)
     report: dict = {"num_images": {}, "num_shards": 0, "classes": class_names_of(datasets[chosen[0]])}
@@ -70,6 +72,15 @@ def prepare(arguments: PrepareArguments) -> dict:
         HfApi().upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=arguments.output_dir)
         print(f"Uploaded: {repo_id}")
     return report
+
+
+def _warn_of_shared_images(datasets, splits: list[str]) -> None:
+    files = {split: image_files(datasets[split]) for split in splits}
+    for one, two in itertools.combinations(splits, 2):
+        shared = files[one].keys() & files[two]
+        if shared:
+            print(f"Warning: {len(shared)} images are in split {one!r} and in split {two!r}, such as "
+                  f"{files[one][min(shared)]}; never train on one and measure on the other")  # fmt: skip
 
 
 def _write_shards(dataset, split: str, folder: Path, shard_images: int) -> int:

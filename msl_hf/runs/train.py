@@ -41,7 +41,7 @@ from .inputs import (
     prepare_splits,
     user_input,
 )
-from .output import check_output_dir, claim_output_dir, find_checkpoint, run_settings, write_json
+from .output import check_output_dir, claim_output_dir, draw, find_checkpoint, run_settings, write_json
 
 CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve
 
@@ -161,11 +161,11 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "msl_hf")},
     }
     if trainer.is_world_process_zero():
-        plot_training_curves(trainer.state.log_history, output_dir / "curves.png")
+        draw(plot_training_curves, trainer.state.log_history, output_dir / "curves.png")
         if splits.test is not None:
-            plot_per_class(results[chosen]["per_class_AP"], output_dir / "per_class.png")
+            draw(plot_per_class, results[chosen]["per_class_AP"], output_dir / "per_class.png")
         if curve:
-            plot_robustness({output_dir.resolve().name: results[chosen]}, output_dir / "robustness.png")
+            draw(plot_robustness, {output_dir.resolve().name: results[chosen]}, output_dir / "robustness.png")
         write_card(output_dir, report, run_settings(arguments))
         write_json(output_dir / "metrics.json", report)  # last: with it the run is finished
         print_report(report, output_dir)
@@ -232,7 +232,13 @@ def measure_robustness(trainer: MSLTrainer, splits: Splits, processor) -> list[d
 
 
 def print_report(report: dict, output_dir: Path) -> None:
-    if report["test_split"] and report["test_split"] == report["selection_split"]:
+    chosen = f"\nModel to use ({report['model']}): {output_dir}\nFinal step: {output_dir / 'last'}\n"
+    chosen += f"Metrics, curves, card: {output_dir / 'metrics.json'}, curves.png, README.md"
+    if not report["test_split"]:
+        print("\nNothing was held out to measure on: add a test or validation split, or --validation_fraction 0.1"
+              f"\n{chosen}")  # fmt: skip
+        return
+    if report["test_split"] == report["selection_split"]:
         print(f"\nNote: there is no test split; {report['test_split']!r}, reported below, also chose the best epoch")
     print(f"\nTest split {report['test_split']!r}, {report['num_test_images']} images, percent:")
     print(f"{'model':<8}{'images':<9}" + "".join(f"{name:>7}" for name in METRIC_NAMES))
@@ -241,5 +247,4 @@ def print_report(report: dict, output_dir: Path) -> None:
             if images in report.get(which, {}):
                 row = "".join(f"{100 * report[which][images][name]:7.1f}" for name in METRIC_NAMES)
                 print(f"{which:<8}{images:<9}{row}")
-    print(f"\nModel to use ({report['model']}): {output_dir}\nFinal step: {output_dir / 'last'}\n"
-          f"Metrics, curves, card: {output_dir / 'metrics.json'}, curves.png, README.md")  # fmt: skip
+    print(chosen)

@@ -21,7 +21,7 @@ from ..masks import MaskBank, apply_mask, counter_generator
 from .arguments import MSLTrainingArguments
 from .averaging import WeightAverage
 from .callbacks import SetEpoch
-from .losses import MSLLoss, make_classification_loss
+from .losses import IGNORED, MSLLoss, make_classification_loss
 from .precision import run_depthwise_in_float32
 from .schedule import warmup_step_schedule
 
@@ -99,6 +99,7 @@ class MSLTrainer(Trainer):
         self._micro_step = (-1, 0)  # optimizer step, and the number of the micro-batch within it
         self._component_sums: dict[str, torch.Tensor] = {}
         self._component_count = 0
+        self._checked_modes: set[bool] = set()  # whether targets of training, and of evaluation, have been looked at
 
     def _init_training_state(self, max_steps, num_update_steps_per_epoch, *args) -> tuple[int, int]:
         """(passes over the data, batches of the pass at hand) to leave out when a run goes on from a checkpoint.
@@ -129,6 +130,9 @@ class MSLTrainer(Trainer):
         pixel_values, labels = inputs["pixel_values"], inputs.get("labels")
         if labels is None:
             raise ValueError("the batch has no 'labels'; MSLTrainer needs multi-hot labels (B, C)")
+        if model.training not in self._checked_modes:
+            check_targets(labels)
+            self._checked_modes.add(model.training)
         if self.args.channels_last:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if not model.training:
@@ -157,6 +161,7 @@ class MSLTrainer(Trainer):
                 logits, masked_logits = model(pixel_values=pixel_values).logits, model(pixel_values=masked).logits
         losses = self.loss(logits, masked_logits, labels)
         if not torch.isfinite(losses["loss"]):
+            check_targets(labels)
             parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
             images = f" on the images {', '.join(inputs['image_ids'])}" if "image_ids" in inputs else ""
             raise FloatingPointError(
@@ -325,6 +330,22 @@ class MSLTrainer(Trainer):
             yield
         finally:
             self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+
+
+def check_targets(labels: torch.Tensor) -> None:
+    """Refuse targets that are neither in [0, 1] nor -100, of which a loss would make nonsense.
+
+    Args:
+        labels: (B, C) targets.
+
+    Raises:
+        ValueError: naming the values.
+    """
+    wrong = labels[(labels != IGNORED) & ~((labels >= 0) & (labels <= 1))]
+    if len(wrong):
+        values = ", ".join(f"{value:g}" for value in wrong.float().unique().tolist()[:5])
+        raise ValueError(f"labels hold {values}: a target lies in [0, 1], and -100 is one that is not known; turn "
+                         "whatever else means unknown into -100, and whatever means absent into 0")  # fmt: skip
 
 
 def joint_equals_separate(model: nn.Module, freeze_batch_norm: bool = False) -> bool:

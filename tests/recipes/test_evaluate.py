@@ -155,11 +155,11 @@ def test_photographs_in_a_folder(run, saved, tmp_path):
     [
         (["--hole_ratio", "0.5"], "two numbers for each interval"),
         (["--size_limits", "96", "32"], "the smaller first"),
-        (["--split", "dev"], "no split 'dev'"),
+        (["--split", "tset"], "no split 'tset'"),
         (["--tune_thresholds", "test"], "would tune on images that are measured on"),
         (["--split", "val", "--tune_thresholds", "validation"], "would tune on images that are measured on"),
         (["--split", "val", "--tune_thresholds", "trainval"], "would tune on images that are measured on"),
-        (["--dataset", "coco"], "holds no instances_train2014.json"),
+        (["--dataset", "coco"], "holds no COCO annotations"),
         (["--model", "no-such-model"], "no-such-model"),
         (["--no_such_flag", "1"], "unknown arguments: --no_such_flag 1"),
     ],

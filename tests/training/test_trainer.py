@@ -149,12 +149,14 @@ def test_joint_forward_equals_separate_ones(name, make_trainer, tiny_model):
 
 @pytest.mark.parametrize("name", ["timm_resnet", "timm_vit"])
 @pytest.mark.parametrize("steps", [1, 2])
-def test_sequential_branches_train_as_separate_ones(name, steps, make_trainer):
-    """Weights and running statistics after two steps, with one forward more and never two graphs."""
+def test_sequential_branches_train_as_separate_ones(name, steps, make_trainer, tiny_model):
+    """Weights and running statistics after two steps, with one forward more and never two graphs; in float64."""
     results = []
     for mode in ("separate", "sequential"):
-        trainer = make_trainer(name, masked_forward=mode, optim="sgd", learning_rate=0.1, lr_scheduler_type="constant",
-                               per_device_train_batch_size=8 // steps, gradient_accumulation_steps=steps)  # fmt: skip
+        trainer = make_trainer(tiny_model(name).double(), masked_forward=mode, optim="sgd", learning_rate=0.1,
+                               lr_scheduler_type="constant", per_device_train_batch_size=8 // steps, gradient_accumulation_steps=steps)  # fmt: skip
+        collate = trainer.data_collator
+        trainer.data_collator = lambda items, collate=collate: {k: v.double() for k, v in collate(items).items()}
         forwards = count_forwards(trainer.model)
         trainer.train()
         logs = [{key: log[key] for key in ("loss", "loss_recognition", "loss_masked", "loss_consistency")}

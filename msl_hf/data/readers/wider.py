@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..files import path_inside, read_json_lists, read_record
-from ..images import crop_box, to_rgb
+from ..images import crop_box, upright_rgb
 from ..schema import DataError, make_features
 
 logger = logging.get_logger(__name__)
@@ -68,7 +68,7 @@ def wider_files(root: Path) -> dict[str, Path]:
 def _cut_out(batch: dict[str, list]) -> dict[str, list]:
     if "image" in batch and "crop" in batch:
         pairs = zip(batch["image"], batch["crop"], strict=True)
-        batch["image"] = [crop_box(to_rgb(image), crop) for image, crop in pairs]
+        batch["image"] = [crop_box(upright_rgb(image), crop) for image, crop in pairs]
     return batch
 
 
