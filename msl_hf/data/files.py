@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -141,19 +142,36 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
     """
     if "\0" in name:
         raise DataError(f"{where}: file_name {name!r} holds a zero byte")
+    written = name
     if "\\" in name and not (folder / name).exists():
         name = name.replace("\\", "/")
     path = PurePosixPath(name)
     if path.is_absolute() or name[1:3] == ":/":
-        raise DataError(
-            f"{where}: file_name {name!r} is absolute, and leads out of the folder; write it relative to {folder}, "
-            "with two lines of Python:\n"
-            f"  import pathlib; file = pathlib.Path({str(where).rsplit(':', 1)[0]!r})\n"
-            f"  file.write_text(file.read_text().replace({str(path.parent) + '/'!r}, ''))"
-        )
+        lines = _lines_without_prefix(folder, written, where)
+        raise DataError(f"{where}: file_name {written!r} is absolute, and leads out of the folder; write it relative "
+                        f"to {folder}, with two lines of Python:\n{lines}")  # fmt: skip
     if ".." in path.parts:
-        raise DataError(f"{where}: file_name {name!r} leads out of the folder")
+        raise DataError(f"{where}: file_name {written!r} leads out of the folder")
     return folder / name
+
+
+def _lines_without_prefix(folder: Path, written: str, where: str) -> str:
+    """Two lines that take what comes before the names of images out of a file of annotations."""
+    prefix = f"{folder.absolute()}/"
+    if not written.startswith(prefix):
+        prefix = written[: len(written) - len(written.replace("\\", "/").rsplit("/", 1)[1])]
+    found = re.match(r"(.*?\.jsonl?)(:|$)", where)
+    file = found[1] if found else where.rsplit(":", 1)[0]
+    first = f"  import json, pathlib; file = pathlib.Path({file!r}); text = file.read_text(encoding='utf-8')"
+    if not found:
+        return f"{first}\n  file.write_text(text.replace({prefix!r}, ''), encoding='utf-8')"
+    first += (f"; cut = lambda d: {{k: v.replace({prefix!r}, '', 1) if isinstance(v, str) else v "
+              "for k, v in d.items()}")  # fmt: skip
+    content = "json.dumps(json.loads(text, object_hook=cut))"
+    if file.endswith(".jsonl"):
+        each = "json.dumps(json.loads(line, object_hook=cut)) + '\\n'"
+        content = f"''.join({each} for line in text.split('\\n') if line.strip())"
+    return f"{first}\n  file.write_text({content}, encoding='utf-8')"
 
 
 class ImageFinder:
@@ -170,8 +188,11 @@ class ImageFinder:
         self._by_name: dict[str, list[Path]] | None = None
         self._elsewhere: dict[str, Path] = {}
 
-    def find(self, name: str, where: str) -> Path | None:
+    def find(self, name: str, where: str, split: str | None = None) -> Path | None:
         """The image of that name, or, for a name without the ending of an image, of that stem; None without any.
+
+        Folders before the name that are not there are left out, one after the other; in the end the name alone is
+        looked for everywhere but in folders of other splits than the given one.
 
         Raises:
             DataError: where the name leads out of the folder, or several images bear it.
@@ -183,17 +204,15 @@ class ImageFinder:
             parts = path.relative_to(folder).parts
             if len(parts) > 1 and parts[0] == folder.name and folder.joinpath(*parts[1:]).is_file():
                 return folder.joinpath(*parts[1:])
-        found = self._named(path.name)
+        found = [path for folder in self.folders for at in range(1, len(parts) - 1)
+                 if (path := folder.joinpath(*parts[at:])).is_file()][:1] or self._named(parts[-1], split)  # fmt: skip
         if len(found) > 1:
-            beside = [file for file in found if file.parent in self.folders]
-            found = beside or found
+            found = [file for file in found if file.parent in self.folders] or found
         if len(found) > 1:
             raise DataError(f"{where}: {name} may be {found[0]} or {found[1]}; write the folder, too")
-        if not found:
-            return None
-        if "/" in name.replace("\\", "/"):
+        if found and len(parts) > 1:
             self._elsewhere[name] = found[0]
-        return found[0]
+        return found[0] if found else None
 
     def report(self) -> None:
         """Say how many images lay in another folder than the annotations write."""
@@ -202,17 +221,21 @@ class ImageFinder:
             logger.warning(f"{self.root}: {len(self._elsewhere)} images lie in other folders than their annotations "
                            f"write, such as {file} for {name}")  # fmt: skip
 
-    def expect(self, name: str, where: str) -> Path:
+    def expect(self, name: str, where: str, split: str | None = None) -> Path:
         """As `find`; an image that is not there is expected in the first folder, where its check will miss it."""
-        return self.find(name, where) or path_inside(self.folders[0], name, where)
+        return self.find(name, where, split) or path_inside(self.folders[0], name, where)
 
-    def _named(self, name: str) -> list[Path]:
+    def _named(self, name: str, split: str | None) -> list[Path]:
         if self._by_name is None:
             self._by_name = defaultdict(list)
             for file in images_below(self.root)[0]:
                 self._by_name[file.name].append(file)
                 self._by_name[file.stem].append(file)
-        return self._by_name.get(name, [])
+        found = self._by_name.get(name, [])
+        if split is None or not found:
+            return found
+        return [file for file in found if {split_name(part) for part in file.relative_to(self.root).parts[:-1]}
+                <= {None, split}]  # fmt: skip
 
 
 def subfolders(root: Path) -> list[Path]:

@@ -343,7 +343,7 @@ def check_targets(labels: torch.Tensor) -> None:
     """
     wrong = labels[(labels != IGNORED) & ~((labels >= 0) & (labels <= 1))]
     if len(wrong):
-        values = ", ".join(f"{value:g}" for value in wrong.float().unique().tolist()[:5])
+        values = ", ".join(sorted({f"{value:g}" for value in wrong.flatten()[:1000].tolist()})[:5])
         raise ValueError(f"labels hold {values}: a target lies in [0, 1], and -100 is one that is not known; turn "
                          "whatever else means unknown into -100, and whatever means absent into 0")  # fmt: skip
 

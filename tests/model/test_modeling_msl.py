@@ -139,6 +139,19 @@ def test_another_class_list_gets_a_new_trainable_head(new_labels, tiny_model):
     )
 
 
+@pytest.mark.parametrize("head", ["csra", "linear", "ml_decoder"])
+def test_known_classes_keep_their_logits_in_another_order(head, tiny_model):
+    model = tiny_model(head=head, **({"num_heads": 2} if head == "csra" else {})).eval()
+    model.config.thresholds = [0.1, 0.2, 0.3]
+    before = model(images()).logits
+    assert model.replace_head(["fish", "cat", "dog"]) == []
+    torch.testing.assert_close(model.eval()(images()).logits, before[:, [2, 0, 1]])
+    assert model.config.thresholds == [0.3, 0.1, 0.2]
+    assert model.replace_head(["dog", "bird", "cat"]) == ["bird"]
+    torch.testing.assert_close(model.eval()(images()).logits[:, [0, 2]], before[:, [1, 0]])
+    assert model.config.thresholds is None and model.config.id2label == {0: "dog", 1: "bird", 2: "cat"}
+
+
 def test_from_pretrained_with_mismatched_classes_is_finite(tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path)
     names = dict(enumerate("abcde"))

@@ -4,7 +4,12 @@ import torch
 from timm.loss import AsymmetricLossMultiLabel
 
 from msl_hf import MSLLoss
-from msl_hf.training.losses import balanced_pos_weight, make_classification_loss
+from msl_hf.training.losses import (
+    LargeLossRejection,
+    SelfPacedCorrection,
+    balanced_pos_weight,
+    make_classification_loss,
+)
 
 Z, MASKED_Z = torch.tensor([[0.5, -1.0], [2.0, 0.0]]), torch.tensor([[-0.5, 1.0], [1.0, -3.0]])
 Y = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -147,3 +152,58 @@ def test_focal_loss_by_hand():
 def test_wrong_pos_weight(name, pos_weight, message):
     with pytest.raises(ValueError, match=message):
         make_classification_loss(name, pos_weight)(Z, Y)
+
+
+def test_large_loss_rejection_written_out():
+    """delta 1/6 of six entries: none in the first epoch, one zero in the second, two in the third."""
+    logits = torch.tensor([[2.0, -1.0, 0.5], [1.0, 3.0, -2.0]])
+    targets = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    plain = np.array([[bce(z, y) for z, y in zip(*rows, strict=True)]
+                      for rows in zip(logits.tolist(), targets.tolist(), strict=True)])  # fmt: skip
+    loss = LargeLossRejection(delta=1 / 6)
+    for epoch, rejected in enumerate([[], [(0, 0)], [(0, 0), (1, 0)]]):  # zeros by loss: log(1 + e^2), log(1 + e), ...
+        expected = plain.copy()
+        for entry in rejected:
+            expected[entry] = 0
+        loss.set_epoch(epoch)
+        np.testing.assert_allclose(loss(logits, targets).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss.eval()(logits, targets).numpy(), plain, rtol=1e-5)
+
+
+def test_large_loss_rejection_gives_no_gradient_where_it_rejects():
+    logits = torch.tensor([[2.0, -1.0]], requires_grad=True)
+    loss = LargeLossRejection(delta=0.5)
+    loss.set_epoch(1)
+    loss(logits, torch.zeros(1, 2)).sum().backward()
+    assert logits.grad[0, 0] == 0 and logits.grad[0, 1] == pytest.approx(sigmoid(-1), rel=1e-5)
+
+
+def test_ignored_entries_are_not_what_is_rejected():
+    """The ignored entry has the largest loss of all, and the one zero that may be rejected is the next."""
+    loss = LargeLossRejection(delta=0.25)
+    loss.set_epoch(1)
+    logits, labels = torch.tensor([[9.0, 1.0], [-1.0, 0.5]]), torch.tensor([[-100.0, 0.0], [0.0, 1.0]])
+    expected = (bce(-1, 0) + bce(0.5, 1)) / 3
+    assert MSLLoss((1, 0, 0), loss)(logits, None, labels)["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_self_paced_correction_written_out():
+    """margin 1, gamma 2: the logit of a given label loses 1; a zero above 0.6 is a one from the second epoch on."""
+    z, y = [1.5, 1.0, -1.0], [1.0, 0.0, 0.0]
+    p = sigmoid(0.5), sigmoid(1.0), sigmoid(-1.0)
+    given, wrong, right = (
+        -((1 - p[0]) ** 2) * np.log(p[0]),
+        -(p[1] ** 2) * np.log(1 - p[1]),
+        -(p[2] ** 2) * np.log(1 - p[2]),
+    )
+    corrected = -((1 - p[1]) ** 2) * np.log(p[1])
+    loss = SelfPacedCorrection()
+    for epoch, expected in ((0, [given, wrong, right]), (1, [given, corrected, right])):
+        loss.set_epoch(epoch)
+        np.testing.assert_allclose(loss(torch.tensor([z]), torch.tensor([y]))[0].numpy(), expected, rtol=1e-5)
+    assert loss.eval()(torch.tensor([z]), torch.tensor([y]))[0, 1].item() == pytest.approx(wrong, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ll_r", LargeLossRejection), ("splc", SelfPacedCorrection)])
+def test_losses_for_missing_labels_by_name(name, kind):
+    assert isinstance(make_classification_loss(name), kind)

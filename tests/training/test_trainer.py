@@ -153,8 +153,10 @@ def test_sequential_branches_train_as_separate_ones(name, steps, make_trainer, t
     """Weights and running statistics after two steps, with one forward more and never two graphs; in float64."""
     results = []
     for mode in ("separate", "sequential"):
-        trainer = make_trainer(tiny_model(name).double(), masked_forward=mode, optim="sgd", learning_rate=0.1,
-                               lr_scheduler_type="constant", per_device_train_batch_size=8 // steps, gradient_accumulation_steps=steps)  # fmt: skip
+        trainer = make_trainer(
+            tiny_model(name).double(), masked_forward=mode, optim="sgd", learning_rate=0.1,
+            lr_scheduler_type="constant", per_device_train_batch_size=8 // steps, gradient_accumulation_steps=steps,
+        )  # fmt: skip
         collate = trainer.data_collator
         trainer.data_collator = lambda items, collate=collate: {k: v.double() for k, v in collate(items).items()}
         forwards = count_forwards(trainer.model)
@@ -366,3 +368,33 @@ def test_synchronised_batch_norm(make_trainer, tiny_model, monkeypatch):
         assert not any(type(module) is torch.nn.BatchNorm2d for module in converted.modules())
         assert list(converted.state_dict()) == names
         torch.testing.assert_close(converted(images).logits, logits)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), 2.0])
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_targets_that_are_none_are_refused_by_their_values(value, kind, make_trainer):
+    trainer = make_trainer()
+
+    class Wrong(Images):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            item["labels"][1] = value
+            return item
+
+    with pytest.raises(ValueError, match=f"labels hold {value:g}: a target lies in .0, 1., and -100"):
+        if kind == "evaluation":
+            trainer.evaluate(Wrong(8))
+        trainer.train_dataset = Wrong(16)
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_the_loss_for_missing_labels_knows_the_epoch(make_trainer):
+    trainer = make_trainer(max_steps=5, classification_loss="ll_r", loss_weights=[1, 0, 0])  # two steps an epoch
+    loss, seen = trainer.loss.classification_loss, []
+    forward = loss.forward
+    loss.forward = lambda *args: (seen.append((loss.epoch, loss.training)), forward(*args))[1]
+    trainer.train()
+    assert seen == [(0, True), (0, True), (1, True), (1, True), (2, True)]
+    trainer.evaluate(Images(8))
+    assert seen[5:] == [(2, False)]

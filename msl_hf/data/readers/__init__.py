@@ -6,7 +6,6 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import image_endings, split_name, subfolders
 from ..schema import DataError
 from .coco import find_coco_files, read_coco
 from .columns import read_columns
@@ -16,7 +15,7 @@ from .labelme import is_labelme, read_labelme
 from .metadata import read_metadata
 from .openimages import find_tables as find_openimages
 from .openimages import read_openimages
-from .tables import METADATA_FILES, find_tables, read_tables
+from .tables import METADATA_FILES, find_tables, lines_for_class_folders, read_tables
 from .voc import is_voc, read_voc
 from .wider import load_wider, wider_files
 from .yolo import is_yolo, read_yolo
@@ -98,7 +97,7 @@ def load_images(
     root = Path(path)
     if root.is_dir() and not _holds_shards(root):
         raise DataError(f"{root}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}, or parquet files"
-                        + _how_to_convert(root))  # fmt: skip
+                        + lines_for_class_folders(root))  # fmt: skip
     return load_hub(
         str(path), label_column, None if class_names is None else list(class_names), streaming, label_columns,
         label_separator,
@@ -154,7 +153,7 @@ def recognise(path: str | os.PathLike, label_columns: Sequence[str] | None = Non
     raise DataError(
         f"{root}: holds no labels in a known way: metadata.jsonl or .csv, a CSV file with a column of labels or one "
         "for each class, VOC's or labelme's files beside the images, COCO's or Label Studio's JSON, YOLO's data.yaml, "
-        f"OpenImages' CSV, parquet files{_how_to_convert(root)}"
+        f"OpenImages' CSV, parquet files{lines_for_class_folders(root)}"
     )
 
 
@@ -191,27 +190,3 @@ def _other_formats(root: Path) -> list[str]:
 def _holds_shards(root: Path) -> bool:
     patterns = (f"{depth}*.{ending}" for ending in ("parquet", "tar") for depth in ("", "*/", "*/*/"))
     return any(next(root.glob(pattern), None) is not None for pattern in patterns)
-
-
-def _how_to_convert(root: Path) -> str:
-    """For a folder of images for each class: the lines that make a metadata.csv of it."""
-    if not root.is_dir():
-        return ""
-    splits = [folder for folder in subfolders(root) if split_name(folder.name)]
-    for place in splits or [root]:
-        classes = [folder for folder in subfolders(place) if _holds_images(folder)]
-        if classes:
-            return (
-                f". {place} holds a folder for each class; these lines write the labels of its images down, an image "
-                "in two folders (of one name and size) as one with two labels:\n"
-                f"  import collections, pathlib; root = pathlib.Path({str(place)!r}); found = collections.defaultdict"
-                "(list); [found[f.name, f.stat().st_size].append(f) for f in sorted(root.glob('*/*'))]\n"
-                "  (root / 'metadata.csv').write_text('file_name,labels\\n' + ''.join('\"' + f[0].relative_to(root)"
-                ".as_posix() + '\",\"' + ';'.join(x.parent.name for x in f) + '\"\\n' for f in found.values()))"
-                + (f"\nThe same for {', '.join(folder.name for folder in splits[1:])}" if splits[1:] else "")
-            )
-    return ""
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(file.suffix.lower() in image_endings() for file in folder.iterdir())

@@ -1,6 +1,7 @@
 """MS-COCO's JSON, of the official data set and as annotation tools export it -> the schema."""
 
 import math
+import mmap
 import os
 import re
 from collections import Counter
@@ -125,17 +126,16 @@ def find_coco_files(path: Path, year: int | None = None) -> dict[str, Path]:
 
 
 def is_coco_file(file: Path) -> bool:
-    """Whether a JSON file begins as COCO's do; only as much is read as that takes."""
+    """Whether a JSON file is an object with COCO's keys, without parsing it."""
     if OFFICIAL.fullmatch(file.name) or file.name == "_annotations.coco.json":
         return True
     try:
-        with file.open("rb") as stream:
-            start = stream.read(2**16).lstrip()
-            stream.seek(max(0, file.stat().st_size - 2**16))
-            end = stream.read()
-    except OSError:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if not content[: 2**10].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+                return False
+            return all(content.find(f'"{key}"'.encode()) >= 0 for key in KEYS)
+    except (OSError, ValueError):  # an empty file cannot be mapped
         return False
-    return start.startswith(b"{") and all(f'"{key}"'.encode() in start + end for key in ("images", "categories"))
 
 
 def _split_of(file: Path) -> str:
@@ -228,7 +228,7 @@ def _read_categories(file: Path, content: dict) -> dict[int | str, str]:
 def entry_id(value) -> int | str:
     """An id, which tools write as a number, as a number in quotes, or as a text of their own."""
     if isinstance(value, str):
-        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
+        return int(value) if value.isascii() and value.isdigit() and (value[0] != "0" or value == "0") else value
     if isinstance(value, bool) or value is None:
         raise TypeError(f"{value!r} is no id")
     return int(value)
@@ -303,7 +303,7 @@ def _image_paths(file: Path, images: list, folders: Sequence[Path], root: Path |
             first = (checked or folders)[0]
         path = path_inside(first, name, where)
         if finder is not None and not path.is_file():
-            path = finder.expect(name, where)
+            path = finder.expect(name, where, _split_of(file))
         paths[image_id] = str(path)
     if finder is not None:
         finder.report()

@@ -10,7 +10,7 @@ from ..files import listed
 from ..labels import StateColumns
 from ..schema import DataError
 from .samples import Sample, to_datasets
-from .tables import Table, image_rows, read_tables, two_valued_columns
+from .tables import Table, image_rows, read_tables, state_columns
 
 logger = logging.get_logger(__name__)
 
@@ -56,13 +56,13 @@ def read_columns(
 
 
 def _class_columns(tables: Sequence[Table]) -> list[str]:
-    """Columns that hold states alone in every table, in the order of the first; the others are named."""
-    names, others = two_valued_columns(tables[0])
-    for table in tables[1:]:
-        known, _ = two_valued_columns(table)
-        others += [name for name in names if name in table.columns and name not in known]
-        names = [name for name in names if name in known or name not in table.columns]
-    others = list(dict.fromkeys(others))
+    """Columns that hold states alone in every table, and known ones in some, in order; the others are named."""
+    states: dict[str, list[bool | None]] = {}
+    for table in tables:
+        for name, state in state_columns(table).items():
+            states.setdefault(name, []).append(state)
+    names = [name for name, found in states.items() if False not in found and True in found]
+    others = [name for name in states if name not in names]
     if not names:
         raise DataError(f"{tables[0].file}: no column holds nothing but 1, 0, -1 and blanks; it has {listed(others)}; "
                         "name the columns of the classes with --label_columns")  # fmt: skip

@@ -109,15 +109,26 @@ def _task(task: dict) -> tuple[str, list[tuple[str, dict]] | None]:
 
 
 def _image_of(data: dict) -> str:
+    """The image of a task's data: the field called so, else the first that looks like a file."""
     texts = {name: value for name, value in data.items() if isinstance(value, str)}
-    return next((texts[name] for name in ("image", "img", "image_url", "url") if name in texts), None) or next(
-        value for value in texts.values() if re.search(r"\.\w{3,5}($|\?)", value)
-    )
+    named = [texts[name] for name in ("image", "img", "image_url", "url") if name in texts]
+    files = named or [value for value in texts.values() if re.search(r"\.\w{3,5}($|\?)", value)]
+    if not files:
+        raise KeyError("image")
+    return files[0]
 
 
 def _min_results(task: dict) -> Iterator[tuple[str, dict]]:
-    """Results of JSON-MIN: a text or `{"choices": [...]}` for choices, lists of regions."""
-    for name, value in task.items():
+    """Results of JSON-MIN: a text or `{"choices": [...]}` for choices, lists of regions.
+
+    They stand between `id`, which the data of the task come before, and `annotator`.
+    """
+    names = list(task)
+    start, end = (names.index(name) if name in names else -1 for name in ("id", "annotator"))
+    if -1 < start < end:
+        names = names[start + 1 : end]
+    for name in names:
+        value = task[name]
         if name in MIN_KEYS:
             continue
         if isinstance(value, str):
@@ -165,10 +176,11 @@ def _box(value: dict) -> list[float] | None:
 def _find(finder: ImageFinder, written: str, where: str) -> Path:
     """The image of a path or URL."""
     parts = urlsplit(written)
-    name = unquote(parse_qs(parts.query).get("d", [parts.path])[0]).replace("\\", "/").rsplit("/", 1)[-1]
-    if not name:
+    name = unquote(parse_qs(parts.query).get("d", [parts.path])[0]).replace("\\", "/")
+    name = re.sub(r"^([A-Za-z]:)?/+", "", name)
+    if not name.rsplit("/", 1)[-1]:
         raise DataError(f"{where}: {written!r} names no image")
-    original = re.sub(r"^[0-9a-f]{8}-", "", name)
+    original = re.sub(r"(^|/)[0-9a-f]{8}-([^/]*)$", r"\1\2", name)
     return finder.find(name, where) or finder.find(original, where) or finder.expect(name, where)
 
 

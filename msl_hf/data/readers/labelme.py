@@ -114,8 +114,10 @@ def _read_shape(shape: dict) -> tuple[str, list[float] | None]:
 
 def _image(content: dict, file: Path, finder: ImageFinder) -> str | dict:
     """The image beside the JSON file, by the name in it or its own, else what the file holds."""
-    name = str(content.get("imagePath") or "").replace("\\", "/").rsplit("/", 1)[-1]
-    beside = [file.parent / name] if name else []
+    written = str(content.get("imagePath") or "").replace("\\", "/")
+    name = written.rsplit("/", 1)[-1]
+    beside = [Path(os.path.normpath(file.parent / written)), file.parent / name] if name and "\0" not in name else []
+    beside = [path for path in beside if path.is_relative_to(finder.root)]  # labelme itself writes `..`
     beside += [file.with_suffix(ending) for ending in sorted(image_endings())]
     for candidate in beside:
         if candidate.is_file():

@@ -9,7 +9,15 @@ from transformers.utils import logging
 from ..labels import LabelText
 from ..schema import DataError
 from .samples import Sample, class_names_of_samples, to_datasets
-from .tables import LABEL_COLUMNS, METADATA_FILES, Table, column_named, image_rows, read_tables
+from .tables import (
+    LABEL_COLUMNS,
+    METADATA_FILES,
+    Table,
+    column_named,
+    image_rows,
+    lines_for_class_folders,
+    read_tables,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -49,7 +57,8 @@ def read_metadata(
         for split, sample in _read_table(table, root, label_column, label_separator):
             splits.setdefault(split, []).append(sample)
     if not splits:
-        raise DataError(f"{path}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}")
+        raise DataError(f"{path}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}"
+                        + lines_for_class_folders(path))  # fmt: skip
     return to_datasets(splits, class_names or class_names_of_samples(root, splits))
 
 

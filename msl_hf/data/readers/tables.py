@@ -11,13 +11,14 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import ImageFinder, add_split, read_text, split_name, subfolders, text_lines
+from ..files import ImageFinder, add_split, is_image, read_text, split_name, subfolders, text_lines
 from ..labels import label_state
 from ..schema import DataError
 
 logger = logging.get_logger(__name__)
 
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "image_id", "img", "name", "id")
+ANY_NAMES = ("name", "id")  # which also other tables than those of images have
 LABEL_COLUMNS = ("labels", "label", "classes", "class", "tags")
 SPLIT_COLUMN = "split"
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -118,7 +119,17 @@ def _lists_images(file: Path) -> bool:
         return False
     if "submission" in file.name.casefold() or "partition" in map(str.casefold, columns):  # Kaggle's, CelebA's
         return False
-    return Table(file, list(itertools.islice(read_csv(file), PEEK)), file.parent, None).kind is not None
+    table = Table(file, list(itertools.islice(read_csv(file), PEEK)), file.parent, None)
+    return table.kind is not None and (table.file_column.casefold() not in ANY_NAMES or _names_images(table))
+
+
+def _names_images(table: Table) -> bool:
+    """Whether the first names are those of images that are there."""
+    finder = ImageFinder(table.folder)
+    try:
+        return any(finder.find(str(row[table.file_column]).strip(), where) for where, row in table.rows[:5])
+    except DataError:  # of several images
+        return True
 
 
 def is_openimages(columns: Iterable[str]) -> bool:
@@ -247,8 +258,10 @@ def image_rows(table: Table, root: Path) -> Iterator[ImageRow]:
             raise DataError(f"{where}: has no {table.file_column}")
         names.append(name if name.strip() == name else name.strip())
     splits = [table.split] * len(names) if table.split else _row_splits(table, names)
+    has_splits = table.split is not None or len(set(splits)) > 1
     for (where, row), name, split in zip(table.rows, names, splits, strict=True):
-        yield ImageRow(split, finder.expect(name, where), name, where, row, table.split and table.folder.name or split)
+        path = finder.expect(name, where, split if has_splits else None)
+        yield ImageRow(split, path, name, where, row, table.split and table.folder.name or split)
     finder.report()
 
 
@@ -293,18 +306,48 @@ def _partition(table: Table) -> dict[str, str] | None:
 
 def two_valued_columns(table: Table) -> tuple[list[str], list[str]]:
     """(columns that hold nothing but 1, 0, -1, truth values and blanks, the others), of those that may be classes."""
-    candidates = [name for name in table.columns if name and not name.casefold().startswith("unnamed")
-                  and name not in (table.file_column, column_named(table.columns, (SPLIT_COLUMN,)))]  # fmt: skip
-    states = {name: _known_states(table, name) for name in candidates}
-    chosen = [name for name in candidates if states[name]]
-    return chosen, [name for name in candidates if name not in chosen]
+    states = state_columns(table)
+    return [name for name, is_known in states.items() if is_known], [name for name in states if not states[name]]
 
 
-def _known_states(table: Table, name: str) -> bool:
-    """Whether every value of a column is a state, and some of them known."""
+def state_columns(table: Table) -> dict[str, bool | None]:
+    """Column -> True where it holds states, some of them known; None where all are unknown; False for other values.
+
+    Of those that may be classes: not the images, their splits and the numbers that pandas writes.
+    """
+    others = (table.file_column, column_named(table.columns, (SPLIT_COLUMN,)))
+    return {name: _known_states(table, name) for name in table.columns
+            if name and name not in others and not name.casefold().startswith("unnamed")}  # fmt: skip
+
+
+def _known_states(table: Table, name: str) -> bool | None:
     values = {row.get(name) if isinstance(row.get(name), str | bool | float | None) else repr(row.get(name))
               for _, row in table.rows}  # fmt: skip
     try:
-        return bool({label_state(value) for value in values} - {None})
+        return bool({label_state(value) for value in values} - {None}) or None
     except ValueError:
         return False
+
+
+def lines_for_class_folders(root: Path) -> str:
+    """For a folder of images for each class: the lines of Python that write their labels down; empty for others."""
+    if not root.is_dir():
+        return ""
+    splits = [folder for folder in subfolders(root) if split_name(folder.name)]
+    places = [place for place in splits or [root] if any(_holds_images(folder) for folder in subfolders(place))]
+    if not places:
+        return ""
+    return (
+        f". {places[0]} holds a folder for each class; these two lines of Python write the labels of its images down, "
+        "an image in two folders (of one name and size) as one with two labels:\n"
+        f"  import collections, json, pathlib; root = pathlib.Path({str(places[0])!r}); "
+        "found = collections.defaultdict(list); "
+        "[found[f.name, f.stat().st_size].append(f) for f in sorted(root.glob('*/*'))]\n"
+        "  (root / 'metadata.jsonl').write_text(''.join(json.dumps({'file_name': f[0].relative_to(root).as_posix(), "
+        "'labels': [x.parent.name for x in f]}) + '\\n' for f in found.values()))"
+        + (f"\nThe same for {', '.join(place.name for place in places[1:])}" if places[1:] else "")
+    )
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(is_image(file) for file in folder.iterdir())

@@ -145,10 +145,10 @@ def _place(file: Path, settings: dict, entry: str, key: str) -> Path:
         raise DataError(f"{file}: {key}: {entry!r} holds a zero byte")
     for path in (base / written, written):
         parts = [part for part in path.parts if part not in ("..", ".", "/")]
-        for candidate in ([Path(path)] if path.is_absolute() else []) + [root.joinpath(*parts)]:
-            if candidate.exists() and (candidate.is_dir() or candidate.suffix == ".txt"):
-                if candidate.resolve().is_relative_to(root.resolve()):
-                    return candidate
+        inside = [Path(path)] if Path(path).is_relative_to(root.absolute()) else []
+        for candidate in (*inside, root.joinpath(*parts)):
+            if candidate.is_dir() or (candidate.suffix == ".txt" and candidate.is_file()):
+                return candidate
     raise DataError(
         f"{file}: {key}: {entry} is no folder and no text file below {root}; write it relative to the file"
     )
