@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from msl_hf.data.readers import FORMATS
 from msl_hf.runs.arguments import DataArguments, RunError, parse_arguments
-from msl_hf.runs.reading import ReadingArguments, format_of, read_data
+from msl_hf.runs.reading import ReadingArguments, data_source, format_of, read_data
 from msl_hf.runs.train import main, train
 
 
@@ -32,16 +32,15 @@ class FolderArguments(ReadingArguments):
 
 def train_folder() -> None:
     arguments, folder = parse_arguments(sys.argv[1:], __doc__, FolderArguments)
-    has_json = folder.train_json or folder.val_json
-    if arguments.data.data_dir is None and not has_json:
+    source = data_source(arguments.data.data_dir, folder)
+    if source is None:
         raise RunError("say where your images are: --data_dir FOLDER (or the id of a Hub data set)")
 
     def load(data: DataArguments):
-        path = data.data_dir or "."
-        format = format_of(path, folder.format, folder)
+        format = format_of(source, folder.format, folder)
         if format in ("voc", "wider"):
             data.ignored_as = data.ignored_as or "negative"  # as in the reference
-        return read_data(path, format, folder, folder.streaming)
+        return read_data(source, format, folder, folder.streaming)
 
     train(arguments, load)
 

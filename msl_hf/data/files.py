@@ -143,13 +143,15 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
     if "\0" in name:
         raise DataError(f"{where}: file_name {name!r} holds a zero byte")
     written = name
-    if "\\" in name and not (folder / name).exists():
+    if "\\" in name and not os.path.exists(folder / name):
         name = name.replace("\\", "/")
     path = PurePosixPath(name)
     if path.is_absolute() or name[1:3] == ":/":
         lines = _lines_without_prefix(folder, written, where)
         raise DataError(f"{where}: file_name {written!r} is absolute, and leads out of the folder; write it relative "
                         f"to {folder}, with two lines of Python:\n{lines}")  # fmt: skip
+    if not path.parts:
+        raise DataError(f"{where}: file_name {written!r} names no file")
     if ".." in path.parts:
         raise DataError(f"{where}: file_name {written!r} leads out of the folder")
     return folder / name
@@ -199,13 +201,13 @@ class ImageFinder:
         """
         for folder in self.folders:
             path = path_inside(folder, name, where)
-            if path.is_file():
+            if os.path.isfile(path):
                 return path
             parts = path.relative_to(folder).parts
-            if len(parts) > 1 and parts[0] == folder.name and folder.joinpath(*parts[1:]).is_file():
+            if len(parts) > 1 and parts[0] == folder.name and os.path.isfile(folder.joinpath(*parts[1:])):
                 return folder.joinpath(*parts[1:])
-        found = [path for folder in self.folders for at in range(1, len(parts) - 1)
-                 if (path := folder.joinpath(*parts[at:])).is_file()][:1] or self._named(parts[-1], split)  # fmt: skip
+        shorter = (folder.joinpath(*parts[at:]) for folder in self.folders for at in range(1, len(parts) - 1))
+        found = list(filter(os.path.isfile, shorter))[:1] or self._named(parts[-1], split)
         if len(found) > 1:
             found = [file for file in found if file.parent in self.folders] or found
         if len(found) > 1:

@@ -61,10 +61,14 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
     if data.drop_bad_images and not data.check_images:
         raise RunError("--drop_bad_images leaves out what the check of all images finds; do not turn it off")
     selection = None if data.selection_split == "none" else data.selection_split
+    held_out = _called(datasets, "validation")
+    if data.validation_fraction and held_out is not None and selection is None:
+        print(f"The data have a split {held_out!r} to select by; --validation_fraction holds nothing out")
+        selection = held_out
     whole = "trainval" if "trainval" in datasets and selection is None else "train"
     train = find_split(datasets, data.train_split or whole)
     is_stream = isinstance(datasets[train], IterableDataset)
-    if data.validation_fraction and not _called(datasets, "validation"):
+    if data.validation_fraction and held_out is None:
         if is_stream:
             raise RunError("--validation_fraction cannot hold out a share of a stream; name a split to select by")
         parts = datasets[train].train_test_split(data.validation_fraction, seed=0)
@@ -178,10 +182,15 @@ def choose_ignored_as(given: str | None, train: Dataset | IterableDataset, class
         train: The training images.
         classification_loss: `ll_r` and `splc` judge assumed negatives; the others learn from what is known.
     """
-    has_unknown = "ignored" in train.features and (isinstance(train, IterableDataset) or any(column(train, "ignored")))
-    if given is not None or not has_unknown:
+    is_stream = isinstance(train, IterableDataset)
+    unknown = [] if is_stream or "ignored" not in train.features else column(train, "ignored")
+    if "ignored" not in train.features or not (is_stream or any(unknown)):
         return given or "negative"
-    chosen = "negative" if classification_loss in ("ll_r", "splc") else "ignore"
+    chosen = given or ("negative" if classification_loss in ("ll_r", "splc") else "ignore")
+    known = [*map(len, column(train, "labels")), *map(len, unknown)] if not is_stream else [0]
+    if given is None and chosen == "ignore" and sum(known) == len(unknown) * len(class_names_of(train)) > 0:
+        print("No label is known to be absent in any image: what is known alone would teach that all are present")
+        chosen = "negative"
     means = {"negative": "count as negative", "ignore": "are left out of the loss"}[chosen]
     print(f"Unknown labels {means} in training (--ignored_as {chosen})")
     return chosen

@@ -20,7 +20,7 @@ from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
 from .arguments import MAX_PIXELS_HELP, RunError
 from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of
-from .reading import ReadingArguments, read_data
+from .reading import ReadingArguments, data_source, read_data
 
 
 @dataclass
@@ -76,10 +76,9 @@ class TrainedModel:
 def load_data(arguments: ComparisonArguments) -> Mapping[str, Dataset]:
     """The `DatasetDict` of the schema that the arguments ask for."""
     set_max_pixels(arguments.max_pixels)
-    if arguments.data_dir is not None:
-        return read_data(arguments.data_dir, arguments.dataset, arguments)
-    if arguments.train_json or arguments.val_json:
-        return read_data(".", "coco", arguments)
+    source = data_source(arguments.data_dir, arguments)
+    if source is not None:
+        return read_data(source, arguments.dataset, arguments)
     if arguments.dataset not in ("auto", "voc"):
         raise RunError(f"say where the {arguments.dataset} data are: --data_dir FOLDER")
     scenes = Path(arguments.output_dir).parent / "scenes"

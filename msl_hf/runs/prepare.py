@@ -12,7 +12,7 @@ from .arguments import MAX_PIXELS_HELP, RunError
 from .inputs import user_input
 from .models import load_data
 from .output import write_json
-from .reading import ReadingArguments
+from .reading import ReadingArguments, data_source
 
 
 @dataclass
@@ -41,7 +41,7 @@ def prepare(arguments: PrepareArguments) -> dict:
     Returns:
         What `metrics.json` holds: `num_images` of each split, `num_shards`, `classes`.
     """
-    if arguments.data_dir is None or arguments.output_dir is None:
+    if data_source(arguments.data_dir, arguments) is None or arguments.output_dir is None:
         raise RunError("say where the data lie and where the shards go: --data_dir FOLDER --output_dir FOLDER")
     if arguments.shard_images < 1:
         raise RunError(f"--shard_images must be at least 1, got {arguments.shard_images}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
@@ -38,6 +39,12 @@ class ReadingArguments:
         default=None,
         metadata={"help": "Keep images without labels; default: false for the official COCO, true for exports."},
     )
+
+
+def data_source(data_dir: str | None, reading: ReadingArguments) -> str | None:
+    """Where the data lie: `--data_dir`, else beside the annotations that are named; None without any."""
+    file = reading.train_json or reading.val_json
+    return data_dir if data_dir is not None or file is None else str(Path(file).parent)
 
 
 def format_of(path: str, format: str, reading: ReadingArguments) -> str:

@@ -47,6 +47,8 @@ def test_what_is_written_stays_in_the_folder(tmp_path):
     for name in ("/etc/a.png", r"C:\photos\a.png"):
         with pytest.raises(DataError, match="is absolute"):
             path_inside(tmp_path, name, "list.csv:3")
+    with pytest.raises(DataError, match="names no file"):
+        path_inside(tmp_path, ".", "x")
     with pytest.raises(DataError, match="zero byte"):
         path_inside(tmp_path, "a\0.png", "x")
 

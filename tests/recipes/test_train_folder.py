@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exports import EXPORTS
 from PIL import Image
 
 from msl_hf import MSLForImageClassification
@@ -80,3 +81,50 @@ def test_hub_data_set_with_boxes(streaming, photos, backbone_folder, tmp_path, m
     assert metrics["num_train_images"] == (None if streaming else 13) and metrics["num_test_images"] == 6
     assert "A stream of" in (tmp_path / "out" / "README.md").read_text() or not streaming
     assert MSLForImageClassification.from_pretrained(tmp_path / "out").config.id2label == {0: "a", 1: "b"}
+
+
+@pytest.fixture
+def flags(backbone_folder, tmp_path):
+    return ["--backbone", str(backbone_folder("timm_resnet")), "--image_size", "32", "--num_train_epochs", "1",
+            "--per_device_train_batch_size", "2", "--use_cpu", "true", "--masks", "patches", "--output_dir",
+            str(tmp_path / "out"), "--disable_tqdm", "true", "--cpu_threads", "1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["coco", "openimages"])
+def test_exports_of_others(name, flags, tmp_path, monkeypatch, capsys):
+    EXPORTS[name](tmp_path / "data")
+    run(monkeypatch, "--data_dir", str(tmp_path / "data"), "--selection_split", "valid", *flags)
+    printed = capsys.readouterr().out
+    assert f"read as {name}" in printed and "train: 2 images, 1 of them without any label, 0 unknown" in printed
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["selection_split"] == "validation" and metrics["num_train_images"] == 2
+
+
+@pytest.mark.parametrize("names", [("$", "$$"), ("a_b^c", "\\frac{"), ("犬", "猫")])
+def test_class_names_of_any_characters_and_no_test_split(names, photos, flags, tmp_path, monkeypatch, capsys):
+    """The run ends with metrics and card; without a split to measure on, with a sentence instead of an empty table."""
+    metadata = photos / "train" / "metadata.jsonl"
+    rows = [json.loads(line) for line in metadata.read_text().splitlines()]
+    for row in rows:
+        row["labels"] = [names[label == "red"] for label in row["labels"]]
+    metadata.write_text("\n".join(map(json.dumps, rows)))
+    run(monkeypatch, "--data_dir", str(photos), *flags)
+    printed = capsys.readouterr().out
+    assert "Nothing was held out to measure on: add a test or validation split" in printed and "mAP" not in printed
+    run(monkeypatch, "--data_dir", str(photos), "--validation_fraction", "0.3", *flags[:-6],
+        "--output_dir", str(tmp_path / "two"), *flags[-4:])  # fmt: skip
+    for name in ("metrics.json", "README.md", "per_class.png", "curves.png"):
+        assert (tmp_path / "two" / name).is_file(), name
+    assert set(json.loads((tmp_path / "two" / "metrics.json").read_text())["best"]["per_class_AP"]) == set(names)
+
+
+def test_a_figure_that_fails_costs_the_figure_alone(photos, flags, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr("msl_hf.runs.train.plot_per_class", fail)
+    monkeypatch.setattr("msl_hf.runs.train.plot_training_curves", fail)
+    run(monkeypatch, "--data_dir", str(photos), "--validation_fraction", "0.3", *flags)
+    assert "Warning: no per_class.png: RuntimeError: no such font" in capsys.readouterr().out
+    assert (tmp_path / "out" / "metrics.json").is_file() and (tmp_path / "out" / "README.md").is_file()
+    assert not (tmp_path / "out" / "curves.png").exists()

@@ -2,11 +2,23 @@ import json
 
 import numpy as np
 import pytest
+from exports import EXPORTS, make_coco
 from PIL import Image
 
-from msl_hf.data import load_voc
+from msl_hf.data import load_images, load_voc
+from msl_hf.data.schema import column
+from msl_hf.runs import inputs
 from msl_hf.runs.arguments import DataArguments, MaskArguments, ModelArguments, RunError
-from msl_hf.runs.inputs import load_masks, load_model, load_pos_weight, prepare_splits, user_input
+from msl_hf.runs.inputs import (
+    choose_ignored_as,
+    find_split,
+    hide_labels,
+    load_masks,
+    load_model,
+    load_pos_weight,
+    prepare_splits,
+    user_input,
+)
 
 
 def names(splits):
@@ -86,8 +98,15 @@ def test_starting_from_a_model_with_other_classes_replaces_the_head(tiny_model, 
 
     tiny_model().save_pretrained(tmp_path)
     build_processor(None, 32).save_pretrained(tmp_path)
-    model, _ = load_model(ModelArguments(model=str(tmp_path)), ["bird", "bear"])
-    assert "its head is replaced" in capsys.readouterr().out and model.config.num_labels == 2
+    model, _ = load_model(ModelArguments(model=str(tmp_path)), ["bird", "fish"])
+    printed = capsys.readouterr().out
+    assert "its head is replaced" in printed and model.config.num_labels == 2
+    assert "Known, with their trained weights: fish. New: bird. Left out: cat, dog" in printed
+    trained = tiny_model().head.weight
+    assert (model.head.weight[:, 1] == trained[:, 2]).all() and (model.head.weight[:, 0] != trained[:, 2]).any()
+    model, _ = load_model(ModelArguments(model=str(tmp_path)), ["fish", "dog", "cat"])
+    assert "New: none. Left out: none" in capsys.readouterr().out
+    assert (model.head.weight == trained[:, [2, 1, 0]]).all()
     model, processor = load_model(ModelArguments(model=str(tmp_path)), ["cat", "dog", "fish"])
     assert capsys.readouterr().out == "" and processor.size["height"] == 32
 
@@ -126,3 +145,66 @@ def test_wrong_files_of_pos_weight(content, message, scenes, tmp_path):
         file.write_text(content)
     with pytest.raises(RunError, match=f"weights.json: .*{message}"):
         load_pos_weight(str(file), load_voc(scenes)["train"], "negative")
+
+
+def as_splits(path, **names):
+    """The splits of an export under other names."""
+    data = load_images(path)
+    return {name: data[split] for name, split in names.items()}
+
+
+@pytest.mark.parametrize("name", ["valid", "dev", "eval", "Validation", "val"])
+def test_splits_by_any_of_their_names(name, tmp_path, capsys):
+    EXPORTS["metadata"](tmp_path)
+    datasets = as_splits(tmp_path, Train="train", **{name: "validation"})
+    assert find_split(datasets, "val") == name and find_split(datasets, "train") == "Train"
+    assert inputs.test_split_of(datasets, "Train") == name and inputs.test_split_of({"Train": 0}, "Train") is None
+    splits = prepare_splits(datasets, DataArguments(validation_fraction=0.5), progress=False)
+    assert splits.names == {"train": "Train", "selection": name, "test": name} and len(splits.train) == 2
+    assert "--validation_fraction holds nothing out" in capsys.readouterr().out
+
+
+def test_ids_that_restart_in_every_split_are_no_leak(tmp_path):
+    make_coco(tmp_path)
+    datasets = load_images(tmp_path)
+    assert column(datasets["train"], "image_id") == column(datasets["validation"], "image_id") == ["0", "1"]
+    splits = prepare_splits(datasets, DataArguments(selection_split="validation"), progress=False)
+    assert len(splits.train) == len(splits.selection) == 2
+
+
+def test_a_leak_is_judged_by_the_file_under_whatever_id_and_link(tmp_path):
+    EXPORTS["metadata"](tmp_path)
+    (tmp_path / "validation" / "c.png").unlink()
+    (tmp_path / "validation" / "c.png").symlink_to(tmp_path / "train" / "b.png")
+    with pytest.raises(RunError, match="1 images of split 'validation' are trained on .*, such as train/b.png"):
+        prepare_splits(load_images(tmp_path), DataArguments(selection_split="validation"), progress=False)
+
+
+def test_hidden_labels_are_of_both_kinds_and_the_same_for_a_seed(scenes):
+    train = load_voc(scenes)["train"]
+    hidden = hide_labels(train, 0.5, seed=3)
+    assert column(hidden, "labels") == column(hide_labels(train, 0.5, seed=3), "labels")
+    assert column(hidden, "labels") != column(hide_labels(train, 0.5, seed=4), "labels")
+    whole = [(index, label) for index, labels in enumerate(column(train, "labels")) for label in labels]
+    kept = [(index, label) for index, labels in enumerate(column(hidden, "labels")) for label in labels]
+    unknown = [(index, label) for index, labels in enumerate(column(hidden, "ignored")) for label in labels]
+    assert set(kept) | (set(unknown) & set(whole)) == set(whole) and not set(kept) & set(unknown)
+    assert 0.3 < len(kept) / len(whole) < 0.7 and 0.4 < len(unknown) / (10 * len(train)) < 0.6
+    assert hidden.features == train.features and hidden[0]["image"].size == (32, 32)
+
+
+def test_unknown_labels_in_training_follow_data_and_loss(tmp_path, capsys):
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    rows = [{"file_name": "a.png", "labels": ["cat"], "ignored": ["dog"]}, {"file_name": "b.png", "labels": ["dog"]}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train = load_images(tmp_path)["train"]
+    assert choose_ignored_as(None, train, "bce") == "ignore"
+    assert "Unknown labels are left out of the loss in training (--ignored_as ignore)" in capsys.readouterr().out
+    assert choose_ignored_as(None, train, "ll_r") == choose_ignored_as("negative", train, "bce") == "negative"
+    assert "count as negative" in capsys.readouterr().out
+    assert choose_ignored_as(None, train.select([1]), "bce") == "negative" and not capsys.readouterr().out
+    assert choose_ignored_as(None, train.select([0]), "bce") == "negative"  # cat is present, of dog nothing is known
+    assert "No label is known to be absent in any image" in capsys.readouterr().out

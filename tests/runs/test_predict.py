@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from exports import EXPORTS
 from PIL import Image
 from transformers import pipeline
 
@@ -174,3 +175,41 @@ def test_files_round_trip(tmp_path):
 def test_wrong_arguments(wrong, message, photos):
     with pytest.raises(RunError, match=message):
         predict(arguments(photos, **wrong))
+
+
+def test_folders_hold_whatever_pillow_opens_also_behind_links(photos, capsys):
+    folder, elsewhere = photos / "mixed", photos / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    for name in ("a.jfif", "b.tga", "c.ppm", "d.jp2"):
+        Image.new("RGB", (20, 20)).save(folder / name, "JPEG" if name == "a.jfif" else None)
+    Image.new("RGB", (20, 20)).save(elsewhere / "e.webp")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "loop").symlink_to(folder)
+    (folder / "f.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for name in ("notes.txt", "more.txt", "film.mp4"):
+        (folder / name).touch()
+    report = predict(arguments(photos, images=[str(folder)]))
+    printed = capsys.readouterr().out
+    assert f"{folder}: 3 files are no images and are left aside: 2 .txt, 1 .mp4" in printed
+    rows = read_predictions(photos / "out" / "labels.jsonl")
+    assert [Path(row["image"]).name for row in rows] == ["a.jfif", "b.tga", "c.ppm", "d.jp2", "e.webp"]
+    assert list(report["unreadable"]) == [str(folder / "f.heic")]
+
+
+@pytest.mark.parametrize("name", ["yolo", "labelme"])
+def test_labelled_data_of_any_kind(name, photos, capsys):
+    EXPORTS[name](photos / "data")
+    settings = {"images": [], "dataset": str(photos / "data"), "split": "val", "batch_size": 3}
+    predict(arguments(photos, **settings))
+    assert f"read as {name}" in capsys.readouterr().out
+    rows = read_predictions(photos / "out" / "labels.jsonl")
+    assert [Path(row["image"]).name for row in rows] == ["c.png", "d.png"]
+
+
+def test_names_with_other_line_breaks_are_read_back(photos):
+    """A name that holds what `str.splitlines` takes for the end of a line, in a file that somebody wrote so."""
+    file = photos / "labels.jsonl"
+    row = {"image": "a\u2028b\x85c.png", "labels": ["cat"], "scores": [0.5]}
+    file.write_text(f"{json.dumps(row, ensure_ascii=False)}\n" * 2, encoding="utf-8")
+    assert read_predictions(file) == [row, row]

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from exports import EXPORTS
 from trees import make_coco, make_wider
 
-from msl_hf.data import load_coco, load_image_folder, load_voc, load_wider
+from msl_hf.data import load_coco, load_image_folder, load_images, load_voc, load_wider
 from msl_hf.data.images import read_image
 from msl_hf.data.schema import column, undecoded
 from msl_hf.runs.arguments import RunError
@@ -61,3 +62,43 @@ def test_wrong_arguments(scenes, tmp_path):
         prepare(PrepareArguments(str(scenes)))
     with pytest.raises(RunError, match="no split 'tset'; the data have"):
         prepare(PrepareArguments(str(scenes), splits=["tset"], output_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_format_survives_the_round_trip(name, tmp_path, capsys):
+    EXPORTS[name](tmp_path / "data")
+    report = prepare(PrepareArguments(str(tmp_path / "data"), output_dir=str(tmp_path / "out")))
+    assert f"read as {name}" in capsys.readouterr().out
+    assert report["num_images"] == {"train": 2, "validation": 2} and report["classes"] == ["cat", "dog"]
+    found, expected = load_images(tmp_path / "out"), load_images(tmp_path / "data")
+    for split in ("train", "validation"):
+        assert_same(found[split], expected[split], split)
+
+
+def test_unknown_labels_and_embedded_images_survive(tmp_path):
+    import base64
+    import json
+
+    EXPORTS["labelme"](tmp_path / "labelme")
+    file, image = tmp_path / "labelme/train/a.json", tmp_path / "labelme/train/a.png"
+    content = json.loads(file.read_text())
+    content["imageData"] = base64.b64encode(image.read_bytes()).decode()
+    file.write_text(json.dumps(content))
+    image.unlink()
+    EXPORTS["openimages"](tmp_path / "openimages")
+    table = tmp_path / "openimages/train-annotations-human-imagelabels.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]))  # of b, nothing is known about dog
+    for name in ("labelme", "openimages"):
+        prepare(PrepareArguments(str(tmp_path / name), output_dir=str(tmp_path / f"{name}-out")))
+        found, expected = load_images(tmp_path / f"{name}-out"), load_images(tmp_path / name)
+        for split in ("train", "validation"):
+            assert_same(found[split], expected[split], split)
+    assert column(found["train"], "ignored") == [[], [1]]
+
+
+def test_images_in_two_splits_are_named(tmp_path, capsys):
+    EXPORTS["metadata"](tmp_path / "data")
+    (tmp_path / "data/validation/d.png").unlink()
+    (tmp_path / "data/validation/d.png").symlink_to(tmp_path / "data/train/a.png")
+    prepare(PrepareArguments(str(tmp_path / "data"), output_dir=str(tmp_path / "out")))
+    assert "Warning: 1 images are in split 'train' and in split 'validation'" in capsys.readouterr().out

@@ -95,7 +95,7 @@ def read_coco(
     official = all(OFFICIAL.fullmatch(file.name) for file in files.values())
     keep = not official if keep_unlabelled is None else keep_unlabelled
     if image_dir is not None:
-        return _load(files, {name: [Path(image_dir)] for name in files}, None, keep)
+        return _load(files, {name: [Path(image_dir)] for name in files}, Path(image_dir), keep)
     return _load(files, {name: _image_folders(root, file) for name, file in files.items()}, root, keep)
 
 
@@ -299,10 +299,10 @@ def _image_paths(file: Path, images: list, folders: Sequence[Path], root: Path |
         if image_id in paths:
             raise DataError(f"{where}: there is an image with the id {image_id} already")
         if number == 0:
-            checked = [folder for folder in folders if path_inside(folder, name, where).is_file()]
+            checked = [folder for folder in folders if os.path.isfile(path_inside(folder, name, where))]
             first = (checked or folders)[0]
         path = path_inside(first, name, where)
-        if finder is not None and not path.is_file():
+        if finder is not None and not os.path.isfile(path):
             path = finder.expect(name, where, _split_of(file))
         paths[image_id] = str(path)
     if finder is not None:

@@ -120,7 +120,7 @@ def _image(content: dict, file: Path, finder: ImageFinder) -> str | dict:
     beside = [path for path in beside if path.is_relative_to(finder.root)]  # labelme itself writes `..`
     beside += [file.with_suffix(ending) for ending in sorted(image_endings())]
     for candidate in beside:
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return str(candidate)
     found = (name and finder.find(name, str(file))) or finder.find(file.stem, str(file))
     if found:

@@ -181,7 +181,7 @@ def _image_path(folder: Path, image_id: str, finder: ImageFinder, filename: str 
     if image_id.startswith((".", "/")) or "\\" in image_id or ".." in Path(image_id).parts:
         raise DataError(f"{where}: {image_id!r} is no image id")
     official = folder / "JPEGImages" / f"{image_id}.jpg"
-    if official.is_file():
+    if os.path.isfile(official):
         return official
     found = (filename and finder.find(filename, where)) or finder.find(image_id, where)
     return found or official
@@ -235,7 +235,7 @@ def _annotated_samples(list_file: Path, folder: Path, finder: ImageFinder) -> li
     samples, missing, num_bad = [], [], 0
     for image_id in _image_ids(list_file):
         file, filename, objects = folder / "Annotations" / f"{image_id}.xml", "", []
-        if file.is_file():
+        if os.path.isfile(file):
             filename, objects, bad = _read_annotation(file)
             num_bad += bad
         else:
@@ -314,7 +314,7 @@ class _Annotations:
 
     def _columns(self, path: Path) -> dict[str, list]:
         columns: dict[str, list] = {name: [] for name in ("label", "bbox", "area", *PROPERTIES)}
-        if not path.is_file():
+        if not os.path.isfile(path):
             return columns
         _, objects, bad = _read_annotation(path)
         self.num_bad += bad

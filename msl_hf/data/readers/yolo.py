@@ -104,13 +104,13 @@ def _read_split(file: Path, settings: dict, key: str, names: dict[int, str]) -> 
     root = file.parent
     label_files = [_label_file(image) for image in images]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        sizes = pool.map(lambda pair: _size(pair[0]) if pair[1].is_file() else None,
+        sizes = pool.map(lambda pair: _size(pair[0]) if os.path.isfile(pair[1]) else None,
                          zip(images, label_files, strict=True))  # fmt: skip
     samples, num_bad, num_missing = [], 0, 0
     for image, label_file, size in zip(images, label_files, sizes, strict=True):
         image_id = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
         sample = Sample(str(image), image_id, str(label_file))
-        if label_file.is_file():
+        if os.path.isfile(label_file):
             num_bad += _add_boxes(sample, label_file, size, names, "kpt_shape" in settings)
         else:
             num_missing += 1
@@ -147,7 +147,7 @@ def _place(file: Path, settings: dict, entry: str, key: str) -> Path:
         parts = [part for part in path.parts if part not in ("..", ".", "/")]
         inside = [Path(path)] if Path(path).is_relative_to(root.absolute()) else []
         for candidate in (*inside, root.joinpath(*parts)):
-            if candidate.is_dir() or (candidate.suffix == ".txt" and candidate.is_file()):
+            if os.path.isdir(candidate) or (candidate.suffix == ".txt" and os.path.isfile(candidate)):
                 return candidate
     raise DataError(
         f"{file}: {key}: {entry} is no folder and no text file below {root}; write it relative to the file"
@@ -159,7 +159,7 @@ def _listed_image(name: str, listing: Path, root: Path) -> Path:
         return Path(name)
     for folder in (listing.parent, root):
         path = path_inside(folder, name, str(listing))
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     return path_inside(root, name, str(listing))
 
