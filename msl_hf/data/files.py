@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -89,6 +89,23 @@ def images_below(folder: str | os.PathLike) -> tuple[list[Path], Counter[str]]:
     return images, others
 
 
+def unlisted_images(folder: Path, listed: Collection[str], lack: str, keep: bool | None = None) -> list[Path]:
+    """The images below a folder that no annotation speaks of; their number, and what becomes of them, is logged.
+
+    Args:
+        folder: Is searched.
+        listed: Paths of the images that have annotations.
+        lack: What the others lack, such as `XML file`.
+        keep: Whether they are kept as images without labels; None where no flag does so.
+    """
+    rest = [image for image in images_below(folder)[0] if str(image) not in listed]
+    if rest:
+        become = "are images without labels" if keep else "are left out"
+        become += " (--keep_unlabelled true keeps them)" if keep is False else ""
+        logger.warning(f"{folder}: {len(rest)} images have no {lack}, such as {rest[0]}; they {become}")
+    return rest
+
+
 def read_text(file: Path) -> str:
     """The UTF-8 text of a file, with or without a byte order mark."""
     try:
@@ -145,6 +162,8 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
     written = name
     if "\\" in name and not os.path.exists(folder / name):
         name = name.replace("\\", "/")
+    if name and not name.startswith(("/", ".")) and "/." not in name and ":" not in name:
+        return folder / name  # nearly all names are that plain
     path = PurePosixPath(name)
     if path.is_absolute() or name[1:3] == ":/":
         lines = _lines_without_prefix(folder, written, where)

@@ -227,6 +227,8 @@ def _read_categories(file: Path, content: dict) -> dict[int | str, str]:
 
 def entry_id(value) -> int | str:
     """An id, which tools write as a number, as a number in quotes, or as a text of their own."""
+    if type(value) is int:
+        return value
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and (value[0] != "0" or value == "0") else value
     if isinstance(value, bool) or value is None:
@@ -267,7 +269,7 @@ def _read_split(
         labels[image_id].add(position[category])
         if bbox is None:
             continue  # an image's label
-        if not (bbox[2] > 0 and bbox[3] > 0 and all(map(math.isfinite, bbox))):
+        if not (bbox[2] > 0 and bbox[3] > 0 and math.isfinite(sum(bbox))):
             num_empty += 1
             continue
         values = (position[category], bbox, bbox[2] * bbox[3] if area is None else area, crowd)

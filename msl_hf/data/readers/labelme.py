@@ -12,11 +12,11 @@ from ..files import (
     ImageFinder,
     add_split,
     image_endings,
-    images_below,
     read_json,
     read_record,
     split_name,
     subfolders,
+    unlisted_images,
     walk,
 )
 from ..schema import DataError
@@ -75,10 +75,7 @@ def _read_folder(folder: Path, keep_unlabelled: bool) -> list[Sample]:
     if num_bad:
         logger.warning(f"{folder}: {num_bad} shapes are points or lines; they give labels but no objects")
     annotated = {sample.image for sample in samples if isinstance(sample.image, str)}
-    rest = [image for image in images_below(folder)[0] if str(image) not in annotated]
-    if rest:
-        kept = "are images without labels" if keep_unlabelled else "are left out (--keep_unlabelled true keeps them)"
-        logger.warning(f"{folder}: {len(rest)} images have no JSON file, such as {rest[0]}; they {kept}")
+    rest = unlisted_images(folder, annotated, "JSON file", keep_unlabelled)
     if keep_unlabelled:
         samples += [Sample(str(image), image.relative_to(folder).as_posix(), str(image)) for image in rest]
     return samples

@@ -61,6 +61,11 @@ def read_openimages(path: str | os.PathLike):
             else:
                 num_unsure += 1
     _check(root, tables, splits, num_absent, num_unsure)
+    for split, samples in splits.items():
+        rest = [str(image) for image_id, image in by_split[split].items() if image_id not in samples]
+        if rest:
+            logger.warning(f"{root}: {len(rest)} images of split {split!r} have no row, such as {rest[0]}; "
+                           "they are left out")  # fmt: skip
     found = {label for samples in splits.values() for sample in samples.values() for label in sample.annotated}
     return to_datasets({split: list(samples.values()) for split, samples in splits.items()}, sorted(found))
 

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import ImageFinder, add_split, is_image, read_text, split_name, subfolders, text_lines
+from ..files import (
+    ImageFinder,
+    add_split,
+    is_image,
+    read_text,
+    split_name,
+    subfolders,
+    text_lines,
+    unlisted_images,
+)
 from ..labels import label_state
 from ..schema import DataError
 
@@ -251,7 +260,7 @@ def image_rows(table: Table, root: Path) -> Iterator[ImageRow]:
         DataError: for a row without an image, or where some images lie in folders of splits and others do not.
     """
     finder = ImageFinder(root, _folders(table, root))
-    names = []
+    names, paths = [], set()
     for where, row in table.rows:
         name = row.get(table.file_column)
         if not isinstance(name, str) or not name.strip():
@@ -261,8 +270,11 @@ def image_rows(table: Table, root: Path) -> Iterator[ImageRow]:
     has_splits = table.split is not None or len(set(splits)) > 1
     for (where, row), name, split in zip(table.rows, names, splits, strict=True):
         path = finder.expect(name, where, split if has_splits else None)
+        paths.add(str(path))
         yield ImageRow(split, path, name, where, row, table.split and table.folder.name or split)
     finder.report()
+    if table.folder != root or table.split is None:  # else other tables of the folder may list the others
+        unlisted_images(table.folder, paths, "row")
 
 
 def _folders(table: Table, root: Path) -> list[Path]:

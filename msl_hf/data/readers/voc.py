@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import ImageFinder, add_split, images_below, read_text, split_name, subfolders, text_lines
+from ..files import ImageFinder, add_split, read_text, split_name, subfolders, text_lines, unlisted_images
 from ..schema import DataError, make_features
 from .samples import Sample, class_names_of_samples, to_datasets
 
@@ -220,10 +220,7 @@ def _read_folder(folder: Path, keep_unlabelled: bool) -> list[Sample]:
         image = image or file.parent / (filename or f"{file.stem}.jpg")
         samples.append(_sample(str(image), file.stem, str(file), objects))
     annotated = {sample.image for sample in samples}
-    rest = [image for image in images_below(_image_root(folder))[0] if str(image) not in annotated]
-    if rest:
-        kept = "are images without labels" if keep_unlabelled else "are left out (--keep_unlabelled true keeps them)"
-        logger.warning(f"{folder}: {len(rest)} images have no XML file, such as {rest[0]}; they {kept}")
+    rest = unlisted_images(_image_root(folder), annotated, "XML file", keep_unlabelled)
     if keep_unlabelled:
         samples += [Sample(str(image), image.relative_to(folder).as_posix(), str(image)) for image in rest]
     _report_boxes(folder, num_bad)

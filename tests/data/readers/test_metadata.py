@@ -116,3 +116,10 @@ def test_real_photographs(shared):
     assert len(names) == 80 and names[0] == "person"
     first = json.loads((shared / "data/coco80/train/metadata.jsonl").read_text().splitlines()[0])
     assert {names[index] for index in data["train"][0]["labels"]} == set(first["labels"])
+
+
+def test_images_without_a_row_are_counted(tmp_path, caplog):
+    write_split(tmp_path / "train", ROWS)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "z.jpg")
+    assert len(load_image_folder(tmp_path)["train"]) == 2
+    assert f"train: 1 images have no row, such as {tmp_path / 'train' / 'z.jpg'}; they are left out" in caplog.text
