@@ -52,8 +52,8 @@ def format_of(path: str, format: str, reading: ReadingArguments) -> str:
     if reading.train_json or reading.val_json:
         return "coco"
     if format == "folder":
-        return table_format(path) or "hub"
-    return recognise(path, reading.label_columns) if format == "auto" else format
+        return table_format(path, reading.label_columns, reading.label_column) or "hub"
+    return recognise(path, reading.label_columns, reading.label_column) if format == "auto" else format
 
 
 def read_data(path: str, format: str, reading: ReadingArguments, streaming: bool = False) -> Mapping[str, Dataset]:

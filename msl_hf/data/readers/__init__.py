@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..files import subfolders
 from ..schema import DataError
 from .coco import find_coco_files, read_coco
 from .columns import read_columns
@@ -70,7 +71,7 @@ def load_images(
     if format not in FORMATS:
         raise DataError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     if format == "auto":
-        format = "coco" if train_json or val_json else recognise(path, label_columns)
+        format = "coco" if train_json or val_json else recognise(path, label_columns, label_column)
     if streaming and format != "hub":
         raise DataError(f"{path}: image files in the format {format} are read from disk as they are; streaming is for "
                         "Hub data sets and parquet files")  # fmt: skip
@@ -124,16 +125,19 @@ def load_image_folder(
     Raises:
         DataError: naming the file and line at fault.
     """
-    format = table_format(path) or "hub"
+    format = table_format(path, label_column=label_column) or "hub"
     return load_images(path, format, class_names=class_names, label_column=label_column, streaming=streaming)
 
 
-def recognise(path: str | os.PathLike, label_columns: Sequence[str] | None = None) -> str:
+def recognise(
+    path: str | os.PathLike, label_columns: Sequence[str] | None = None, label_column: str | None = None
+) -> str:
     """The format that a folder, a file or an id is written in.
 
     Args:
         path: What is to be read.
         label_columns: Given where a table has a column for each class.
+        label_column: Given where a table has a column of labels of some name.
 
     Raises:
         DataError: where none fits, with what was looked for, or several do.
@@ -141,9 +145,10 @@ def recognise(path: str | os.PathLike, label_columns: Sequence[str] | None = Non
     root = Path(path)
     if not root.exists():
         return "hub"
-    if label_columns and table_format(root):
-        return "columns"
-    found = [name for name in (table_format(root), *_other_formats(root)) if name]
+    table = table_format(root, label_columns, label_column)
+    if table and (label_columns or label_column):
+        return table
+    found = [name for name in (table, *_other_formats(root)) if name]
     if len(found) > 1:
         raise DataError(f"{root}: may be {' or '.join(found)}; say which with --format (--dataset), or name the file")
     if found:
@@ -153,18 +158,32 @@ def recognise(path: str | os.PathLike, label_columns: Sequence[str] | None = Non
     raise DataError(
         f"{root}: holds no labels in a known way: metadata.jsonl or .csv, a CSV file with a column of labels or one "
         "for each class, VOC's or labelme's files beside the images, COCO's or Label Studio's JSON, YOLO's data.yaml, "
-        f"OpenImages' CSV, parquet files{lines_for_class_folders(root)}"
+        f"OpenImages' CSV, parquet files{_below(root)}{lines_for_class_folders(root)}"
     )
 
 
-def table_format(path: str | os.PathLike) -> str | None:
-    """`metadata` or `columns`, by the first table that has rows; None without tables."""
+def table_format(
+    path: str | os.PathLike, label_columns: Sequence[str] | None = None, label_column: str | None = None
+) -> str | None:
+    """`metadata` or `columns`, as the named columns or the first table with rows say; None without tables."""
     root = Path(path)
     if root.is_file() and root.suffix not in (".csv", ".jsonl", ".txt"):
         return None
-    if not root.exists() or (root.is_dir() and not find_tables(root)):
+    named = label_columns or ([label_column] if label_column else [])
+    if not root.exists() or (root.is_dir() and not find_tables(root, named)):
         return None
+    if named:
+        return "columns" if label_columns else "metadata"
     return next((table.kind for table in read_tables(root) if table.rows and table.kind), "metadata")
+
+
+def _below(root: Path) -> str:
+    """A hint at a folder within that would do, as archives unpack into one."""
+    for folder in subfolders(root)[:10] if root.is_dir() else ():
+        found = [name for name in (table_format(folder), *_other_formats(folder)) if name]
+        if found:
+            return f". {folder} looks like {found[0]}: name that folder"
+    return ""
 
 
 def _other_formats(root: Path) -> list[str]:

@@ -36,7 +36,7 @@ def read_columns(
     """
     path = Path(path)
     root = path if path.is_dir() else path.parent
-    tables = [table for table in read_tables(path) if table.rows]
+    tables = [table for table in read_tables(path, label_columns or ()) if table.rows]
     if not tables:
         raise DataError(f"{path}: holds no table of images")
     names = list(label_columns or class_names or _class_columns(tables))

@@ -53,7 +53,7 @@ def read_metadata(
     path = Path(path)
     root = path if path.is_dir() else path.parent
     splits: dict[str, list[Sample]] = {}
-    for table in read_tables(path):
+    for table in read_tables(path, [label_column] if label_column else ()):
         for split, sample in _read_table(table, root, label_column, label_separator):
             splits.setdefault(split, []).append(sample)
     if not splits:

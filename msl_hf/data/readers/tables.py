@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +78,15 @@ def column_named(columns: Iterable[str], names: Sequence[str]) -> str | None:
     return next((folded[name] for name in names if name in folded), None)
 
 
-def find_tables(path: Path) -> dict[str, Path]:
+def find_tables(path: Path, named: Collection[str] = ()) -> dict[str, Path]:
     """Split -> table of a folder, `""` for a table of all; or a single file.
 
     A folder for each split with a `metadata.jsonl`, `metadata.csv`, `_classes.csv` or one other CSV file that names
     images; or such files in the root, which are told apart by their names (`train.csv`, `valid.csv`).
+
+    Args:
+        path: The folder or file.
+        named: Columns of labels that somebody has named; a CSV file that has them is a table, whatever they hold.
 
     Raises:
         DataError: where several files may be meant.
@@ -90,7 +94,7 @@ def find_tables(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {"": path}
     found: dict[str, Path] = {}
-    own = _tables_in(path)
+    own = _tables_in(path, named)
     named = {file: _split_in_name(file) for file in own}
     if len(own) == 1 and None in named.values():
         found[""] = own[0]
@@ -100,7 +104,7 @@ def find_tables(path: Path) -> dict[str, Path]:
         for file, split in named.items():
             add_split(found, split, file, file)
     for folder in subfolders(path):
-        tables = _tables_in(folder)
+        tables = _tables_in(folder, named)
         if len(tables) > 1:
             raise DataError(f"{folder}: {' and '.join(file.name for file in tables)} both list images; remove one")
         if tables:
@@ -111,21 +115,24 @@ def find_tables(path: Path) -> dict[str, Path]:
     return found
 
 
-def _tables_in(folder: Path) -> list[Path]:
+def _tables_in(folder: Path, named: Collection[str]) -> list[Path]:
     """Metadata files of a folder; without any, the CSV files in it that name images."""
     metadata = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
     if metadata:
         return metadata
-    return [file for file in sorted((*folder.glob("*.csv"), *folder.glob(CELEBA_FILE))) if _lists_images(file)]
+    files = sorted((*folder.glob("*.csv"), *folder.glob(CELEBA_FILE)))
+    return [file for file in files if _lists_images(file, named)]
 
 
-def _lists_images(file: Path) -> bool:
+def _lists_images(file: Path, named: Collection[str]) -> bool:
     """Whether a table names images and their labels."""
     if file.name == CELEBA_FILE:
         return True
     columns = csv_columns(file)
     if not column_named(columns, FILE_COLUMNS) or len(columns) < 2 or is_openimages(columns):
         return False
+    if named and set(named) <= set(columns):
+        return True
     if "submission" in file.name.casefold() or "partition" in map(str.casefold, columns):  # Kaggle's, CelebA's
         return False
     table = Table(file, list(itertools.islice(read_csv(file), PEEK)), file.parent, None)
@@ -153,10 +160,10 @@ def _split_in_name(file: Path) -> str | None:
     return next((name for name in names if name), None)
 
 
-def read_tables(path: Path) -> list[Table]:
+def read_tables(path: Path, named: Collection[str] = ()) -> list[Table]:
     """The tables of `find_tables`, each row at most once, with what its place says of its split."""
     tables = []
-    for split, file in find_tables(path).items():
+    for split, file in find_tables(path, named).items():
         read = {".jsonl": _read_jsonl, ".txt": _read_celeba}.get(file.suffix, read_csv)
         rows = list(read(file))
         tables.append(Table(file, rows, file.parent, split or None))

@@ -49,6 +49,9 @@ def test_what_is_nothing_is_refused(tmp_path):
         load_images(tmp_path)
     with pytest.raises(DataError, match="format must be one of auto, metadata"):
         load_images(tmp_path, "yaml")
+    EXPORTS["yolo"](tmp_path / "unpacked")
+    with pytest.raises(DataError, match="known way.*unpacked looks like yolo: name that folder"):
+        load_images(tmp_path)
     EXPORTS["yolo"](tmp_path)
     with pytest.raises(DataError, match="streaming is for Hub data sets"):
         load_images(tmp_path, streaming=True)

@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from msl_hf.data import load_image_folder
+from msl_hf.data import load_image_folder, load_images
 from msl_hf.data.schema import DataError
 
 
@@ -123,3 +123,14 @@ def test_images_without_a_row_are_counted(tmp_path, caplog):
     Image.new("RGB", (8, 8)).save(tmp_path / "train" / "z.jpg")
     assert len(load_image_folder(tmp_path)["train"]) == 2
     assert f"train: 1 images have no row, such as {tmp_path / 'train' / 'z.jpg'}; they are left out" in caplog.text
+
+
+def test_a_column_of_labels_by_its_name(tmp_path):
+    """`--label_column` on a folder: the one column that is meant, whatever the file is called and else holds."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    (tmp_path / "photos.csv").write_text("image,kinds,blurred\na.jpg,cat;dog,0\n")
+    for load in (load_images, load_image_folder):
+        data = load(tmp_path, label_column="kinds")["train"]
+        assert data.features["labels"].feature.names == ["cat", "dog"] and data[0]["labels"] == [0, 1]
+    with pytest.raises(DataError, match="photos.csv:2: has no kind"):
+        load_images(tmp_path / "photos.csv", "metadata", label_column="kind")
