@@ -47,13 +47,17 @@ def _families(characters: frozenset[str]) -> tuple[list[str], list[str]]:
     missing = {character for character in characters if character.isprintable() and not character.isspace()}
     missing -= _characters(font_manager.findfont(DEFAULT_FAMILY))
     families = [DEFAULT_FAMILY]
-    for font in font_manager.fontManager.ttflist if missing else ():
+    if not missing:
+        return families, []
+    known = {font.fname for font in font_manager.fontManager.ttflist}
+    for file in set(font_manager.findSystemFonts()) - known:  # installed since matplotlib looked
+        with contextlib.suppress(OSError, RuntimeError):
+            font_manager.fontManager.addfont(file)
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: ("Sans" not in font.name, font.name)):
         found = missing & _characters(font.fname)
         if found and "LastResort" not in font.fname:  # that font draws what script a character is of
             families.append(font.name)
             missing -= found
-        if not missing:
-            break
     return families, sorted(missing)
 
 

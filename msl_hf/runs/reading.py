@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
 from ..data import load_images
 from ..data.files import listed
 from ..data.labels import read_class_names
 from ..data.readers import recognise, table_format
-from ..data.schema import class_names_of, column
+from ..data.schema import class_names_of
 
 SHOWN_CLASSES = 20
 
@@ -91,8 +93,14 @@ def describe(path: str, format: str, datasets: Mapping[str, Dataset]) -> None:
         if isinstance(dataset, IterableDataset):
             print(f"  {split}: a stream")
             continue
-        unlabelled = sum(not labels for labels in column(dataset, "labels"))
-        unknown = sum(map(len, column(dataset, "ignored"))) if "ignored" in dataset.features else 0
+        unlabelled = int((_lengths(dataset, "labels") == 0).sum())
+        unknown = int(_lengths(dataset, "ignored").sum()) if "ignored" in dataset.features else 0
         print(f"  {split}: {len(dataset)} images, {unlabelled} of them without any label, {unknown} unknown labels")
     names = class_names_of(next(iter(datasets.values())))
     print(f"  {len(names)} classes: {listed(names, SHOWN_CLASSES)}")
+
+
+def _lengths(dataset: Dataset, name: str) -> np.ndarray:
+    """The length of each list of a column, which may have millions of rows."""
+    batches = dataset.with_format("arrow").select_columns([name]).iter(batch_size=100_000)
+    return np.concatenate([np.zeros(0, int), *(pc.list_value_length(batch[name]).to_numpy() for batch in batches)])
