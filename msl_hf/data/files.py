@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import mmap
 import os
 import re
 from collections import Counter, defaultdict
@@ -34,6 +35,31 @@ def split_name(name: str) -> str | None:
         ['train', 'validation', 'validation', None]
     """
     return next((split for split, names in SPLIT_NAMES.items() if name.casefold() in names), None)
+
+
+def split_in_name(name: str) -> str | None:
+    """The first word of a file's name that is one of a split, such as `oidv7-val-annotations`."""
+    words = re.split(r"[^a-z]+", name.casefold())
+    return next((split for word in words if (split := split_name(word))), None)
+
+
+def split_of_path(path: str | os.PathLike, root: Path) -> str | None:
+    """The split whose folder a file below `root` lies in, such as `images/train/a.jpg`; None in none."""
+    parts = Path(os.path.relpath(path, root)).parts[:-1]
+    return next((split for part in parts if (split := split_name(part))), None)
+
+
+def by_folders(paths: Sequence[str | os.PathLike], root: Path, source: str | os.PathLike) -> list[str | None]:
+    """The split of each file, by the folders of splits that they lie in; None for all where none does.
+
+    Raises:
+        DataError: where some lie in such folders and others do not.
+    """
+    splits = [split_of_path(path, root) for path in paths]
+    if any(splits) and not all(splits):
+        raise DataError(f"{source}: {paths[splits.index(None)]} lies in no folder of a split, but others do; move it "
+                        "into train/, validation/ or test/")  # fmt: skip
+    return splits
 
 
 def add_split(splits: dict, name: str, content, source) -> None:
@@ -106,6 +132,24 @@ def unlisted_images(folder: Path, listed: Collection[str], lack: str, keep: bool
     return rest
 
 
+def with_ending(folder: Path, *endings: str) -> list[Path]:
+    """The files of a folder with one of these endings, in whatever case, sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in endings and file.is_file())
+
+
+def json_holds(file: Path, opening: bytes, *keys: str) -> bool:
+    """Whether a JSON file opens with `{` or `[` and holds all of the keys somewhere, without parsing it."""
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if not content[: 2**10].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(opening):
+                return False
+            return all(content.find(f'"{key}"'.encode()) >= 0 for key in keys)
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return False
+
+
 def read_text(file: Path) -> str:
     """The UTF-8 text of a file, with or without a byte order mark."""
     try:
@@ -152,10 +196,11 @@ def read_record(record, where: str, read: Callable):
         raise DataError(f"{where}: cannot be used ({error})") from error
 
 
-def path_inside(folder: Path, name: str, where: str) -> Path:
+def path_inside(folder: Path, name: str, where: str, common: str | None = None) -> Path:
     r"""`folder / name`, for a name that is written as one within the folder; where a link leads is its owner's affair.
 
-    A backslash is a separator, as Windows writes it, unless there is a file of just that name.
+    A backslash is a separator, as Windows writes it, unless there is a file of just that name. `common` is what the
+    lines that convert absolute names cut off; None cuts off all before the file.
     """
     if "\0" in name:
         raise DataError(f"{where}: file_name {name!r} holds a zero byte")
@@ -166,7 +211,7 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
         return folder / name  # nearly all names are that plain
     path = PurePosixPath(name)
     if path.is_absolute() or name[1:3] == ":/":
-        lines = _lines_without_prefix(folder, written, where)
+        lines = _lines_without_prefix(folder, written, where, common)
         raise DataError(f"{where}: file_name {written!r} is absolute, and leads out of the folder; write it relative "
                         f"to {folder}, with two lines of Python:\n{lines}")  # fmt: skip
     if not path.parts:
@@ -176,11 +221,19 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
     return folder / name
 
 
-def _lines_without_prefix(folder: Path, written: str, where: str) -> str:
+def refuse_absolute(names: Sequence[str], folder: Path, where: str) -> None:
+    """Refuse absolute names, with lines that cut off what all of them have in common."""
+    absolute = [name for name in names if name.startswith("/")]
+    if absolute:
+        common = os.path.commonpath([os.path.dirname(name) for name in absolute])
+        path_inside(folder, absolute[0], where, None if common == "/" else f"{common}/")
+
+
+def _lines_without_prefix(folder: Path, written: str, where: str, common: str | None) -> str:
     """Two lines that take what comes before the names of images out of a file of annotations."""
     prefix = f"{folder.absolute()}/"
     if not written.startswith(prefix):
-        prefix = written[: len(written) - len(written.replace("\\", "/").rsplit("/", 1)[1])]
+        prefix = common or written[: len(written) - len(written.replace("\\", "/").rsplit("/", 1)[1])]
     found = re.match(r"(.*?\.jsonl?)(:|$)", where)
     file = found[1] if found else where.rsplit(":", 1)[0]
     first = f"  import json, pathlib; file = pathlib.Path({file!r}); text = file.read_text(encoding='utf-8')"

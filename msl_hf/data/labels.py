@@ -16,6 +16,7 @@ logger = logging.get_logger(__name__)
 
 CLASS_FILES = ("classes.json", "classes.txt")
 SEPARATORS = (";", "|", ",")
+WORD_SEPARATORS = (" ", "/", "&", "+")
 STATES = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "t", "y"), 1),
     **dict.fromkeys(("0", "0.0", "false", "no", "f", "n"), 0),
@@ -46,8 +47,9 @@ def class_file(folder: Path) -> Path | None:
 class LabelText:
     """How one column writes the labels of an image as text, learned from all of its cells.
 
-    Lists written as text (JSON, Python), else separated by `;`, `|` or `,`. Blanks separate only where the parts are
-    labels of other cells, too, so that `hot dog` stays one class. What is guessed is logged.
+    Lists written as text (JSON, Python), else lines, else separated by `;`, `|` or `,`. Blanks, `/`, `&` and `+`
+    separate only where the parts are labels of other cells, too, so that `hot dog` stays one class, and blanks between
+    numbers, which are no names. What is guessed is logged.
 
     Args:
         cells: The texts of the column.
@@ -63,20 +65,25 @@ class LabelText:
     """
 
     def __init__(self, cells: Iterable[str], where: str, separator: str | None = None):
-        self.where, self.names = where, None
-        texts = [cell.strip() for cell in cells]
-        texts = [text for text in texts if text and not _is_list(text)]
+        self.where, self.names, self.mark = where, None, None
+        self.is_whole = separator == "none"
+        texts = {line.strip() for cell in cells if _listed(cell, where) is None for line in cell.split("\n")} - {""}
+        self.is_float = bool(texts) and all(re.fullmatch(r"\d+(\.0)?", text) for text in texts)  # as pandas writes
         if separator is not None:
-            self.separator = None if separator == "none" else separator
+            self.separator = None if self.is_whole else separator
             return
         present = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
         self.separator = present[0] if present else None
         if present:
             self._check_rest(texts, present[1:])
-        elif any(" " in text for text in texts):
-            self._learn_blanks(texts)
+        elif any(" " in text for text in texts) and all(re.fullmatch(r"[\d ]+", text) for text in texts):
+            self.separator = " "
+        else:
+            for mark in WORD_SEPARATORS:
+                if self.mark is None and any(mark in text for text in texts):
+                    self._learn_words(texts, mark)
 
-    def _check_rest(self, texts: list[str], others: list[str]) -> None:
+    def _check_rest(self, texts: Iterable[str], others: list[str]) -> None:
         names = {part.strip() for text in texts for part in text.split(self.separator)}
         if self.separator != SEPARATORS[0]:
             logger.warning(f"{self.where}: {self.separator!r} separates the labels of an image "
@@ -87,15 +94,15 @@ class LabelText:
             if mixed:
                 raise DataError(f"{self.where}: {self.separator!r} separates labels, but in {mixed[0]!r} {mark!r}; "
                                 "write them in one way, or say which with --label_separator")  # fmt: skip
-            logger.warning(f"{self.where}: {mark!r} is taken for a part of names, such as {kept[0]!r}")
+            if kept:
+                logger.warning(f"{self.where}: {mark!r} is taken for a part of names, such as {kept[0]!r}")
 
-    def _learn_blanks(self, texts: list[str]) -> None:
-        names = set(texts)
-        parts = {text: text.split() for text in names if len(text.split()) > 1}
+    def _learn_words(self, names: set[str], mark: str) -> None:
+        parts = {text: _words(text, mark) for text in names if len(_words(text, mark)) > 1}
         divided = sorted(text for text, words in parts.items() if names.issuperset(words))
         if not divided:
             return
-        self.names = names
+        self.names, self.mark = names, mark
         whole = sorted(set(parts) - set(divided))
         logger.warning(
             f"{self.where}: {len(divided)} texts such as {divided[0]!r} are taken for several labels, because each of "
@@ -104,38 +111,81 @@ class LabelText:
         )
 
     def __call__(self, cell: str) -> list:
-        """The labels in a cell."""
-        text = cell.strip()
-        if not text:
+        """The labels in a cell; `nan` and `null`, which programs write for nothing, are none."""
+        if self.is_whole:
+            return [cell.strip()]
+        labels = _listed(cell, self.where)
+        return (
+            labels
+            if labels is not None
+            else [label for line in cell.split("\n") for label in self._line(line.strip())]
+        )
+
+    def _line(self, text: str) -> list[str]:
+        if text.casefold() in ("", "nan", "null"):
             return []
-        if _is_list(text):
-            return _read_list(text, self.where)
+        if self.is_float:
+            return [text.removesuffix(".0")]
         if self.separator is not None:
             return [part.strip() for part in text.split(self.separator)]
-        words = text.split()
-        return words if self.names is not None and len(words) > 1 and self.names.issuperset(words) else [text]
+        words = _words(text, self.mark) if self.names is not None else []
+        return words if len(words) > 1 and self.names.issuperset(words) else [text]
 
 
-def _is_list(text: str) -> bool:
-    return (text[0], text[-1]) in (("[", "]"), ("(", ")"), ("{", "}"))
+def _words(text: str, mark: str) -> list[str]:
+    return text.split() if mark == " " else [part.strip() for part in text.split(mark)]
 
 
-def _read_list(text: str, where: str) -> list:
-    """`["a", "b"]` as JSON or Python write it, or `[a, b]`."""
+def _listed(cell: str, where: str) -> list | None:
+    """A list that is written as text, as JSON or Python write it, or `[a, b]`; None for other text."""
+    text = cell.strip()
+    if not text or (text[0], text[-1]) not in (("[", "]"), ("(", ")"), ("{", "}")):
+        return None
     if re.search(r"""(['"])\s+\1""", text):
         raise DataError(f"{where}: {text!r} is a list as NumPy prints it; write it as JSON does, with commas")
-    try:
-        labels = json.loads(text)
-    except (ValueError, RecursionError):
+    for read in (json.loads, ast.literal_eval):
         try:
-            labels = ast.literal_eval(text)
+            labels = read(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            labels = [part.strip() for part in text[1:-1].split(",")]
-    if isinstance(labels, str | int) and not isinstance(labels, bool):  # ("a")
-        labels = [labels]
-    if not isinstance(labels, list | tuple | set):
-        raise DataError(f"{where}: {text!r} is no list of labels")
-    return sorted(labels) if isinstance(labels, set) else list(labels)
+            continue
+        if isinstance(labels, list | tuple | set):
+            return sorted(labels, key=str) if isinstance(labels, set) else list(labels)
+    inner = text[1:-1].strip()
+    if text[0] != "[" or (inner and "," not in inner):
+        return None
+    return [part.strip() for part in inner.split(",")]
+
+
+def is_multi_hot(rows: Sequence[tuple[str, object]], count: int | None) -> bool:
+    """Whether labels are written as a number for each class, and not as indices.
+
+    Args:
+        rows: (where, labels as stored) of the images.
+        count: Number of classes, None where it is not known.
+
+    Raises:
+        DataError: where they may be either.
+    """
+    vectors = [value for _, value in rows]
+    if not vectors or not all(isinstance(vector, list | tuple) for vector in vectors):
+        return False
+    lengths = {len(vector) for vector in vectors}
+    if len(lengths) != 1 or lengths == {0} or (count is not None and lengths != {count}):
+        return False
+    values = {value for vector in vectors for value in vector}
+    if not all(value is None or isinstance(value, int | float) and is_state(value) for value in values):
+        return False
+    if values == {-1} or (values == {0, -1}):  # no class is ever present
+        return False
+    is_typed = any(isinstance(value, bool | float) for value in values)
+    if is_typed or None in values or -1 in values or any(len(set(vector)) < len(vector) for vector in vectors):
+        return True
+    if lengths == {1}:
+        return count == 1 and 1 in values
+    if any(list(vector) != sorted(vector) for vector in vectors):
+        where, vector = rows[0]
+        raise DataError(f"{where}: {list(vector)} may be the indices of classes, or a number for each; write names")
+    return False
 
 
 def label_list(labels, where: str) -> list:
@@ -146,8 +196,12 @@ def label_list(labels, where: str) -> list:
     return [label for label in stripped if label != ""]
 
 
-def sorted_names(rows: Iterable[tuple[str, list]]) -> list[str]:
-    """The class list of (where, names) rows without one of their own: all names, sorted.
+def sorted_names(rows: Iterable[tuple[str, list]], are_names: bool = False) -> list[str]:
+    """The class list of (where, labels) rows without one of their own: all names, sorted.
+
+    Args:
+        rows: Where each image is annotated, and its labels.
+        are_names: Whether digits are names, too, as in formats that write nothing else.
 
     Raises:
         DataError: for a label that is an index, which needs a class list.
@@ -155,26 +209,32 @@ def sorted_names(rows: Iterable[tuple[str, list]]) -> list[str]:
     names: set[str] = set()
     for where, labels in rows:
         for label in label_list(labels, where):
-            if not isinstance(label, str) or label.isdigit():
+            if isinstance(label, str) and re.fullmatch(r"-\d+", label):
+                raise DataError(f"{where}: label {label!r} is no class; leave it blank where an image shows none")
+            if not isinstance(label, str) or (not are_names and _is_number(label)):
                 raise DataError(f"{where}: label {label!r} is an index, which needs class names: write them into "
                                 "classes.json in the root of the data, or pass --classes FILE")  # fmt: skip
             names.add(label)
     return sorted(names)
 
 
-def to_indices(labels, positions: Mapping[str, int], where: str) -> list[int]:
+def to_indices(labels, positions: Mapping[str, int], where: str, are_indices: bool = False) -> list[int]:
     """Names or indices -> sorted indices without repetition.
 
     Args:
         labels: The labels of one image.
         positions: Class name -> index.
         where: How to call the image in a message.
+        are_indices: Whether numbers are indices even where classes are called by numbers.
     """
     indices = set()
+    named_by_numbers = not are_indices and any(map(_is_number, positions))
     for label in label_list(labels, where):
         if isinstance(label, str) and label in positions:
             indices.add(positions[label])
-        elif isinstance(label, int | str) and not isinstance(label, bool) and str(label).isdigit():
+        elif named_by_numbers and type(label) is int and str(label) in positions:
+            indices.add(positions[str(label)])
+        elif not named_by_numbers and isinstance(label, int | str) and _is_number(str(label)):
             if int(label) >= len(positions):
                 raise DataError(f"{where}: label {label} is outside the {len(positions)} classes")
             indices.add(int(label))
@@ -182,6 +242,10 @@ def to_indices(labels, positions: Mapping[str, int], where: str) -> list[int]:
             raise DataError(f"{where}: label {label!r} is not among the classes {', '.join(list(positions)[:10])}"
                             f"{', ...' if len(positions) > 10 else ''}")  # fmt: skip
     return sorted(indices)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def label_state(value) -> int | None:

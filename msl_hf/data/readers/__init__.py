@@ -8,15 +8,16 @@ from transformers.utils import logging
 
 from ..files import subfolders
 from ..schema import DataError
+from .class_folders import lines_for_class_folders
 from .coco import find_coco_files, read_coco
 from .columns import read_columns
 from .hub import load_hub
 from .label_studio import find_exports, read_label_studio
-from .labelme import is_labelme, read_labelme
+from .labelme import annotation_files, read_labelme
 from .metadata import read_metadata
 from .openimages import find_tables as find_openimages
 from .openimages import read_openimages
-from .tables import METADATA_FILES, find_tables, lines_for_class_folders, read_tables
+from .tables import METADATA_FILES, find_tables, read_tables
 from .voc import is_voc, read_voc
 from .wider import load_wider, wider_files
 from .yolo import is_yolo, read_yolo
@@ -200,7 +201,7 @@ def _other_formats(root: Path) -> list[str]:
             "wider": bool(wider_files(root)),
             "yolo": is_yolo(root),
             "label_studio": bool(find_exports(root)),
-            "labelme": is_labelme(root),
+            "labelme": bool(annotation_files(root)),
             "openimages": bool(find_openimages(root)),
         }
     return [name for name, does in fits.items() if does]

@@ -1,7 +1,6 @@
 """MS-COCO's JSON, of the official data set and as annotation tools export it -> the schema."""
 
 import math
-import mmap
 import os
 import re
 from collections import Counter
@@ -10,7 +9,20 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import ImageFinder, add_split, listed, path_inside, read_json_lists, read_record, split_name, subfolders
+from ..files import (
+    ImageFinder,
+    add_split,
+    by_folders,
+    json_holds,
+    listed,
+    path_inside,
+    read_json_lists,
+    read_record,
+    split_in_name,
+    split_name,
+    subfolders,
+    with_ending,
+)
 from ..schema import DataError, make_features
 
 logger = logging.get_logger(__name__)
@@ -95,8 +107,13 @@ def read_coco(
     official = all(OFFICIAL.fullmatch(file.name) for file in files.values())
     keep = not official if keep_unlabelled is None else keep_unlabelled
     if image_dir is not None:
-        return _load(files, {name: [Path(image_dir)] for name in files}, Path(image_dir), keep)
-    return _load(files, {name: _image_folders(root, file) for name, file in files.items()}, root, keep)
+        root = Path(image_dir)
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder of images")
+        folders = {name: [*_folders_of(root, name), root] for name in files}
+    else:
+        folders = {name: _image_folders(root, name, file) for name, file in files.items()}
+    return _load(files, folders, root, keep)
 
 
 def find_coco_files(path: Path, year: int | None = None) -> dict[str, Path]:
@@ -118,7 +135,7 @@ def find_coco_files(path: Path, year: int | None = None) -> dict[str, Path]:
     candidates = [*official, *(folder / "_annotations.coco.json" for folder in (path, *subfolders(path)))]
     if not any(file.is_file() for file in candidates):
         places = (path, path / "annotations", *(folder for folder in subfolders(path) if split_name(folder.name)))
-        candidates = [file for place in places for file in sorted(place.glob("*.json"))]
+        candidates = [file for place in places for file in with_ending(place, ".json")]
     for file in candidates:
         if file.is_file() and is_coco_file(file):
             add_split(files, _split_of(file), file, file)
@@ -126,33 +143,26 @@ def find_coco_files(path: Path, year: int | None = None) -> dict[str, Path]:
 
 
 def is_coco_file(file: Path) -> bool:
-    """Whether a JSON file is an object with COCO's keys, without parsing it."""
-    if OFFICIAL.fullmatch(file.name) or file.name == "_annotations.coco.json":
-        return True
-    try:
-        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if not content[: 2**10].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-                return False
-            return all(content.find(f'"{key}"'.encode()) >= 0 for key in KEYS)
-    except (OSError, ValueError):  # an empty file cannot be mapped
-        return False
+    """Whether a JSON file is an object with COCO's keys."""
+    named = OFFICIAL.fullmatch(file.name) or file.name == "_annotations.coco.json"
+    return bool(named) or json_holds(file, b"{", *KEYS)
 
 
 def _split_of(file: Path) -> str:
     """From the words of a file's name (`instances_val2017.json`), else its folder; train without either."""
-    words = [word for word in re.split(r"[^a-z]+", file.stem.casefold()) if word]
-    names = [split_name(word) for word in words] + [split_name(file.parent.name)]
-    return next((name for name in names if name), "train")
+    return split_in_name(file.stem) or split_name(file.parent.name) or "train"
 
 
-def _image_folders(root: Path, file: Path) -> list[Path]:
+def _image_folders(root: Path, split: str, file: Path) -> list[Path]:
     """Where the images of an annotation file may lie, likeliest first."""
     part = re.sub(r"^instances_", "", file.stem)
-    places = [root / part, root / "images" / part, file.parent, root / "images", root]
-    split = _split_of(file)
-    places += [folder for place in (root, root / "images") if place.is_dir() for folder in subfolders(place)
-               if split_name(folder.name) == split]  # fmt: skip
-    return [place for place in dict.fromkeys(places) if place.is_dir()]
+    places = [root / part, root / "images" / part, file.parent, *_folders_of(root / "images", split), root / "images"]
+    return [place for place in dict.fromkeys((*places, *_folders_of(root, split), root)) if place.is_dir()]
+
+
+def _folders_of(place: Path, split: str) -> list[Path]:
+    """The folders of a split in a place."""
+    return [folder for folder in subfolders(place) if split_name(folder.name) == split] if place.is_dir() else []
 
 
 def _load(files: Mapping[str, Path], folders: Mapping[str, Sequence[Path]], root: Path | None, keep_unlabelled: bool):
@@ -169,13 +179,17 @@ def _load(files: Mapping[str, Path], folders: Mapping[str, Sequence[Path]], root
             features = make_features(list(categories.values()), objects=True)
         if categories != first[1]:
             raise DataError(f"{file}: its categories differ from those of {first[0]}")
-        columns, left_out = _read_split(file, content, categories, folders[name], root, keep_unlabelled)
+        paths = _image_paths(name, file, content["images"], folders[name], root)
+        columns, left_out = _read_split(file, content, categories, paths, keep_unlabelled)
         del content
         num_left_out += left_out
+        parts = {name: columns}
+        if len(files) == 1 and root is not None:  # one file may hold all splits, whose images lie in folders of theirs
+            parts = _divided(name, columns, root, file)
         if groups:
-            pending[name] = columns
+            pending.update(parts)
         else:
-            result[name] = Dataset.from_dict(columns, features=features)
+            result.update({split: Dataset.from_dict(part, features=features) for split, part in parts.items()})
     if num_left_out:
         logger.warning(f"{num_left_out} images without any label are left out (--keep_unlabelled true keeps them)")
     if groups:
@@ -183,6 +197,18 @@ def _load(files: Mapping[str, Path], folders: Mapping[str, Sequence[Path]], root
         features = make_features(names, objects=True)
         result.update({name: Dataset.from_dict(columns, features=features) for name, columns in pending.items()})
     return result
+
+
+def _divided(name: str, columns: dict[str, list], root: Path, file: Path) -> dict[str, dict[str, list]]:
+    """The columns of each split, by the folders of splits that the images lie in."""
+    splits = by_folders(columns["image"], root, file)
+    if len(set(splits)) < 2:
+        return {name: columns}
+    return {
+        split: {key: [value for value, other in zip(values, splits, strict=True) if other == split]
+                for key, values in columns.items()}
+        for split in dict.fromkeys(splits)
+    }  # fmt: skip
 
 
 def _groups(content: dict, categories: Mapping[int | str, str]) -> list[str]:
@@ -249,12 +275,10 @@ def _read_split(
     file: Path,
     content: dict,
     categories: dict[int | str, str],
-    folders: Sequence[Path],
-    root: Path | None,
+    paths: dict[int | str, str],
     keep_unlabelled: bool,
 ) -> tuple[dict[str, list], int]:
     """The columns of a split, and the number of images without labels that are left out."""
-    paths = _image_paths(file, content["images"], folders, root)
     position = {category: index for index, category in enumerate(categories)}
     labels: dict[int | str, set[int]] = {image_id: set() for image_id in paths}
     objects = {image_id: {name: [] for name in ("label", "bbox", "area", "crowd")} for image_id in paths}
@@ -291,7 +315,9 @@ def _read_split(
     return columns, len(paths) - len(kept)
 
 
-def _image_paths(file: Path, images: list, folders: Sequence[Path], root: Path | None) -> dict[int | str, str]:
+def _image_paths(
+    split: str, file: Path, images: list, folders: Sequence[Path], root: Path | None
+) -> dict[int | str, str]:
     """Image id -> path. Official images are where they belong; those of exports are looked for."""
     finder = None if root is None else ImageFinder(root, folders)
     paths: dict[int | str, str] = {}
@@ -305,7 +331,7 @@ def _image_paths(file: Path, images: list, folders: Sequence[Path], root: Path |
             first = (checked or folders)[0]
         path = path_inside(first, name, where)
         if finder is not None and not os.path.isfile(path):
-            path = finder.expect(name, where, _split_of(file))
+            path = finder.expect(name, where, split)
         paths[image_id] = str(path)
     if finder is not None:
         finder.report()

@@ -9,8 +9,9 @@ from transformers.utils import logging
 from ..files import listed
 from ..labels import StateColumns
 from ..schema import DataError
+from .rows import image_rows
 from .samples import Sample, to_datasets
-from .tables import Table, image_rows, read_tables, state_columns
+from .tables import Table, read_tables, state_columns
 
 logger = logging.get_logger(__name__)
 
@@ -40,6 +41,10 @@ def read_columns(
     if not tables:
         raise DataError(f"{path}: holds no table of images")
     names = list(label_columns or class_names or _class_columns(tables))
+    if class_names and not label_columns:
+        others = [name for name, known in state_columns(tables[0]).items() if known and name not in names]
+        if others:
+            logger.warning(f"{tables[0].file}: {listed(others)} are none of the given classes; left out")
     for table in tables:
         missing = [name for name in names if name not in table.columns]
         if missing:

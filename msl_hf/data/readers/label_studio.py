@@ -1,15 +1,27 @@
 """Label Studio: its JSON and JSON-MIN exports, with choices or regions -> the schema."""
 
+import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
 from transformers.utils import logging
 
-from ..files import ImageFinder, add_split, read_json, read_record, split_name, subfolders
+from ..files import (
+    ImageFinder,
+    add_split,
+    json_holds,
+    listed,
+    read_json,
+    read_record,
+    split_in_name,
+    split_name,
+    subfolders,
+    with_ending,
+)
 from ..schema import DataError
 from .samples import Sample, class_names_of_samples, to_datasets
 
@@ -43,7 +55,7 @@ def read_label_studio(path: str | os.PathLike, keep_unlabelled: bool | None = No
     if not files:
         raise DataError(f"{path}: holds no JSON export of Label Studio")
     splits = {split: _read_export(file, root, bool(keep_unlabelled)) for split, file in files.items()}
-    return to_datasets(splits, class_names_of_samples(root, splits))
+    return to_datasets(splits, class_names_of_samples(root, splits, are_names=True))
 
 
 def find_exports(path: Path) -> dict[str, Path]:
@@ -52,23 +64,19 @@ def find_exports(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {_split_of(path): path} if _is_export(path) else {}
     for folder in (path, *(folder for folder in subfolders(path) if split_name(folder.name))):
-        for file in sorted(folder.glob("*.json")):
+        for file in with_ending(folder, ".json"):
             if _is_export(file):
                 add_split(files, _split_of(file), file, file)
     return files
 
 
 def _split_of(file: Path) -> str:
-    return split_name(file.stem) or split_name(file.parent.name) or "train"
+    return split_in_name(file.stem) or split_name(file.parent.name) or "train"
 
 
 def _is_export(file: Path) -> bool:
-    """Whether a JSON file is a list of tasks, from its first bytes."""
-    with file.open("rb") as stream:
-        start = stream.read(2**16).lstrip()
-    return start.startswith(b"[") and (
-        (b'"data"' in start and b'"annotations"' in start) or (b'"annotation_id"' in start or b'"annotator"' in start)
-    )
+    """Whether a JSON file is a list of tasks."""
+    return any(json_holds(file, b"[", *keys) for keys in (("data", "annotations"), ("annotation_id",), ("annotator",)))
 
 
 def _read_export(file: Path, root: Path, keep_unlabelled: bool) -> list[Sample]:
@@ -78,6 +86,7 @@ def _read_export(file: Path, root: Path, keep_unlabelled: bool) -> list[Sample]:
     finder = ImageFinder(root, [file.parent, file.parent / "images"])
     samples: dict[str, Sample] = {}
     left_out: Counter[str] = Counter()
+    questions: dict[str, set[str]] = {}  # which labels each control of choices gives
     for number, task in enumerate(tasks):
         where = f"{file}: task {number}"
         image, results = read_record(task, where, _task)
@@ -87,8 +96,13 @@ def _read_export(file: Path, root: Path, keep_unlabelled: bool) -> list[Sample]:
         path = str(_find(finder, image, where))
         sample = samples.setdefault(path, Sample(path, Path(path).name, where))
         for kind, value in results or ():
+            if kind == "choices":
+                chosen = read_record(value, where, lambda value: value["choices"])
+                asked = questions.setdefault(str(value.get("from_name")), set())
+                asked.update([chosen] if isinstance(chosen, str) else map(str, chosen))
             if not read_record(value, where, lambda value, s=sample, k=kind: _add(s, k, value)):
                 left_out[f"results of the kind {kind!r}"] += 1
+    _refuse_shared_answers(file, questions)
     for what, count in left_out.items():
         logger.warning(f"{file}: {count} {what} are left out")
     several = len(tasks) - sum(left_out[what] for what in left_out if what.startswith("tasks")) - len(samples)
@@ -97,13 +111,25 @@ def _read_export(file: Path, root: Path, keep_unlabelled: bool) -> list[Sample]:
     return list(samples.values())
 
 
+def _refuse_shared_answers(file: Path, questions: dict[str, set[str]]) -> None:
+    """Answers such as yes and no to several questions are no classes; several questions are named."""
+    for one, two in itertools.combinations(questions, 2):
+        shared = questions[one] & questions[two]
+        if shared:
+            raise DataError(f"{file}: {min(shared)!r} answers both {one!r} and {two!r}: the answer is no class; "
+                            "export one of the questions, or name the answers apart")  # fmt: skip
+    if len(questions) > 1:
+        logger.warning(f"{file}: the answers to {listed(sorted(questions))} are all taken for labels")
+
+
 def _task(task: dict) -> tuple[str, list[tuple[str, dict]] | None]:
     """(image as written, (kind, value) of its results, None where nobody has annotated it) of JSON or JSON-MIN."""
     if "data" not in task:
         image = _image_of({name: value for name, value in task.items() if name not in MIN_KEYS})
         return image, list(_min_results({name: value for name, value in task.items() if value != image}))
     submitted = [entry for entry in task["annotations"] if not entry.get("was_cancelled")]
-    results = [(entry["type"], {**entry["value"], **{key: entry[key] for key in entry if key.startswith("original_")}})
+    kept = ("original_width", "original_height", "from_name")
+    results = [(entry["type"], {**entry["value"], **{key: entry[key] for key in kept if key in entry}})
                for annotation in submitted for entry in annotation["result"]]  # fmt: skip
     return _image_of(task["data"]), results if submitted else None
 
@@ -132,9 +158,9 @@ def _min_results(task: dict) -> Iterator[tuple[str, dict]]:
         if name in MIN_KEYS:
             continue
         if isinstance(value, str):
-            yield "choices", {"choices": [value]}
+            yield "choices", {"choices": [value], "from_name": name}
         elif isinstance(value, dict) and "choices" in value:
-            yield "choices", value
+            yield "choices", {**value, "from_name": name}
         elif isinstance(value, list):
             for region in value:
                 kind = next((kind for kind in REGIONS if kind in region), "unknown")
@@ -175,8 +201,9 @@ def _box(value: dict) -> list[float] | None:
 
 def _find(finder: ImageFinder, written: str, where: str) -> Path:
     """The image of a path or URL."""
-    parts = urlsplit(written)
-    name = unquote(parse_qs(parts.query).get("d", [parts.path])[0]).replace("\\", "/")
+    found = re.search(r"[?&]d=([^&]*)", written)
+    name = found[1] if found else re.sub(r"^\w+://[^/]*|\?.*$", "", written)
+    name = unquote(name).replace("\\", "/")
     name = re.sub(r"^([A-Za-z]:)?/+", "", name)
     if not name.rsplit("/", 1)[-1]:
         raise DataError(f"{where}: {written!r} names no image")
@@ -186,4 +213,4 @@ def _find(finder: ImageFinder, written: str, where: str) -> Path:
 
 def is_label_studio(root: Path) -> bool:
     """Whether a folder holds an export of Label Studio."""
-    return any(_is_export(file) for file in root.glob("*.json"))
+    return any(_is_export(file) for file in with_ending(root, ".json"))

@@ -8,17 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import (
-    ImageFinder,
-    add_split,
-    image_endings,
-    read_json,
-    read_record,
-    split_name,
-    subfolders,
-    unlisted_images,
-    walk,
-)
+from ..files import ImageFinder, by_folders, image_endings, json_holds, read_json, read_record, unlisted_images, walk
 from ..schema import DataError
 from .samples import Sample, class_names_of_samples, to_datasets
 
@@ -43,42 +33,29 @@ def read_labelme(path: str | os.PathLike, keep_unlabelled: bool | None = None):
         DataError: naming the file and the shape at fault.
     """
     root = Path(path)
-    folders: dict[str, Path] = {}
-    for folder in subfolders(root):
-        if split_name(folder.name) and _annotation_files(folder):
-            add_split(folders, folder.name, folder, folder)
-    if not folders:
-        folders = {"train": root}
-    splits = {split: _read_folder(folder, bool(keep_unlabelled)) for split, folder in folders.items()}
-    if not any(splits.values()):
+    files = annotation_files(root)
+    if not files:
         raise DataError(f"{root}: holds no JSON files of labelme")
-    return to_datasets(splits, class_names_of_samples(root, splits))
-
-
-def _annotation_files(folder: Path) -> list[Path]:
-    return [file for file in walk(folder) if file.suffix == ".json" and is_annotation(file)]
-
-
-def is_annotation(file: Path) -> bool:
-    """Whether a JSON file is labelme's, from its first bytes."""
-    with file.open("rb") as stream:
-        start = stream.read(2**16).lstrip()
-    return start.startswith(b"{") and b'"shapes"' in start
-
-
-def _read_folder(folder: Path, keep_unlabelled: bool) -> list[Sample]:
-    finder, num_bad, samples = ImageFinder(folder), 0, []
-    for file in _annotation_files(folder):
+    finder, num_bad, samples = ImageFinder(root), 0, []
+    for file in files:
         sample, bad = read_record(read_json(file), str(file), lambda content, f=file: _read_file(content, f, finder))
         samples.append(sample)
         num_bad += bad
     if num_bad:
-        logger.warning(f"{folder}: {num_bad} shapes are points or lines; they give labels but no objects")
+        logger.warning(f"{root}: {num_bad} shapes are points or lines; they give labels but no objects")
     annotated = {sample.image for sample in samples if isinstance(sample.image, str)}
-    rest = unlisted_images(folder, annotated, "JSON file", keep_unlabelled)
+    rest = unlisted_images(root, annotated, "JSON file", bool(keep_unlabelled))
     if keep_unlabelled:
-        samples += [Sample(str(image), image.relative_to(folder).as_posix(), str(image)) for image in rest]
-    return samples
+        samples += [Sample(str(image), image.relative_to(root).as_posix(), str(image)) for image in rest]
+    splits: dict[str, list[Sample]] = {}
+    for sample, split in zip(samples, by_folders([sample.where for sample in samples], root, root), strict=True):
+        splits.setdefault(split or "train", []).append(sample)
+    return to_datasets(splits, class_names_of_samples(root, splits, are_names=True))
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """The JSON files of labelme below a folder."""
+    return [file for file in walk(root) if file.suffix.lower() == ".json" and json_holds(file, b"{", "shapes")]
 
 
 def _read_file(content: dict, file: Path, finder: ImageFinder) -> tuple[Sample, int]:
@@ -128,9 +105,3 @@ def _image(content: dict, file: Path, finder: ImageFinder) -> str | dict:
         return {"bytes": base64.b64decode(content["imageData"], validate=True), "path": name or file.stem}
     except (binascii.Error, TypeError, ValueError) as error:
         raise DataError(f"{file}: imageData cannot be decoded ({error})") from error
-
-
-def is_labelme(root: Path) -> bool:
-    """Whether a folder, or one of a split in it, holds JSON files of labelme."""
-    places = (root, *subfolders(root))
-    return any(is_annotation(file) for place in places for file in sorted(place.glob("*.json"))[:3])

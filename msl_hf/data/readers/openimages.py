@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import images_below, split_name, subfolders
+from ..files import images_below, split_in_name, split_name, subfolders, with_ending
 from ..schema import DataError
 from .samples import Sample, to_datasets
 from .tables import column_named, csv_columns, is_openimages
@@ -20,8 +20,8 @@ def read_openimages(path: str | os.PathLike):
     """Read OpenImages' image-level labels, and others written as they are.
 
     A table has the columns ImageID, LabelName and Confidence: 1 is verified present, 0 verified absent, and every
-    class that has no row for an image is unknown (`ignored`), as is one with a confidence in between, which a machine
-    gave.
+    class that has no row for an image is unknown (`ignored`), as is one with a confidence in between, one that a
+    machine gave, and one that was verified both ways.
     `class-descriptions*.csv` gives classes their names. Only images that are there are read, which may be a part of
     those of the tables; they bear their id for a name.
 
@@ -42,6 +42,7 @@ def read_openimages(path: str | os.PathLike):
     by_split: dict[str, dict[str, Path]] = {}
     splits: dict[str, dict[str, Sample]] = {}
     num_absent = num_unsure = 0
+    verified: dict[tuple[str, str], dict[str, set[float]]] = {}  # (split, image) -> class -> what was said of it
     for table in tables:
         split = _split_of(table)
         if split not in by_split:
@@ -52,39 +53,50 @@ def read_openimages(path: str | os.PathLike):
             if image is None:
                 num_absent += 1
                 continue
-            sample = samples.setdefault(image_id, Sample(str(image), image_id, where, annotated=[]))
-            name = names.get(label, label)
-            if confidence == 1 and name not in sample.labels:
-                sample.labels.append(name)
+            samples.setdefault(image_id, Sample(str(image), image_id, where, annotated=[]))
             if confidence in (0, 1):
-                sample.annotated.append(name)
+                said = verified.setdefault((split, image_id), {})
+                said.setdefault(names.get(label, label), set()).add(confidence)
             else:
                 num_unsure += 1
+    num_contradicted = 0
+    for (split, image_id), said in verified.items():
+        sample = splits[split][image_id]
+        sample.labels = [name for name, found in said.items() if found == {1}]
+        sample.annotated = [name for name, found in said.items() if len(found) == 1]
+        num_contradicted += sum(len(found) > 1 for found in said.values())
+    if num_contradicted:
+        logger.warning(f"{root}: {num_contradicted} labels are verified both present and absent; they are unknown")
     _check(root, tables, splits, num_absent, num_unsure)
     for split, samples in splits.items():
         rest = [str(image) for image_id, image in by_split[split].items() if image_id not in samples]
         if rest:
             logger.warning(f"{root}: {len(rest)} images of split {split!r} have no row, such as {rest[0]}; "
                            "they are left out")  # fmt: skip
-    found = {label for samples in splits.values() for sample in samples.values() for label in sample.annotated}
+    found = {name for said in verified.values() for name in said}
     return to_datasets({split: list(samples.values()) for split, samples in splits.items()}, sorted(found))
 
 
 def find_tables(root: Path) -> list[Path]:
     """The tables of labels in a folder and in those within it."""
     places = [root, *subfolders(root)]
-    return [file for place in places for file in sorted(place.glob("*.csv")) if is_openimages(csv_columns(file))]
+    return [file for place in places for file in with_ending(place, ".csv") if is_openimages(csv_columns(file))]
 
 
 def _split_of(table: Path) -> str:
-    first = table.stem.replace("_", "-").split("-")[0]
-    return split_name(first) or split_name(table.parent.name) or "train"
+    return split_in_name(table.stem) or split_name(table.parent.name) or "train"
 
 
 def _images(root: Path, split: str) -> dict[str, Path]:
     """Image id -> file, of the folder of the split where there is one, else of all folders."""
     folders = [folder for folder in subfolders(root) if split_name(folder.name) == split]
-    return {file.stem: file for folder in folders or [root] for file in images_below(folder)[0]}
+    images: dict[str, Path] = {}
+    for folder in folders or [root]:
+        for file in images_below(folder)[0]:
+            if file.stem in images:
+                raise DataError(f"{root}: {images[file.stem]} and {file} are both called after the image {file.stem}")
+            images[file.stem] = file
+    return images
 
 
 def _descriptions(root: Path) -> dict[str, str]:
@@ -103,13 +115,15 @@ def _rows(table: Path) -> Iterator[tuple[str, str, str, float]]:
     """(where, image id, label, confidence) of each row."""
     columns = csv_columns(table)
     positions = [columns.index(column_named(columns, (name,))) for name in ("imageid", "labelname", "confidence")]
+    source = columns.index(column_named(columns, ("source",))) if column_named(columns, ("source",)) else None
     for number, cells in _cells(table):
         if number == 1 or not cells:
             continue
         where = f"{table}:{number}"
         try:
             image_id, label, confidence = (cells[position].strip() for position in positions)
-            yield where, image_id, label, float(confidence)
+            is_machine = source is not None and cells[source].strip().casefold() == "machine"
+            yield where, image_id, label, 0.5 if is_machine else float(confidence)
         except (IndexError, ValueError) as error:
             got = ",".join(cells)[:80]
             raise DataError(f"{where}: expected an image id, a label and a confidence, got {got!r}") from error
@@ -132,7 +146,8 @@ def _check(root: Path, tables: list[Path], splits: dict, num_absent: int, num_un
     if num_absent:
         logger.warning(f"{root}: {num_absent} rows are about images that are not there")
     if num_unsure:
-        logger.warning(f"{root}: {num_unsure} rows have a confidence between 0 and 1; they say nothing")
+        logger.warning(f"{root}: {num_unsure} rows are a machine's, or have a confidence between 0 and 1; they say "
+                       "nothing")  # fmt: skip
     for split in [split for split, samples in splits.items() if not samples]:
         logger.warning(f"{root}: none of the images of split {split!r} is there")
         del splits[split]

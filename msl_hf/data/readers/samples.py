@@ -33,14 +33,20 @@ class Sample:
     objects: list[dict] = field(default_factory=list)
 
 
-def class_names_of_samples(root: Path, splits: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """The class list in the root of the data, else the sorted names of all splits."""
+def class_names_of_samples(root: Path, splits: Mapping[str, Sequence[Sample]], are_names: bool = False) -> list[str]:
+    """The class list in the root of the data, else the sorted names of all splits.
+
+    Args:
+        root: May hold `classes.json` or `classes.txt`.
+        splits: The samples.
+        are_names: Whether digits are names, too, as in formats that write nothing else.
+    """
     file = class_file(root)
     if file is not None:
         return read_class_names(file)
     rows = ((sample.where, labels) for samples in splits.values() for sample in samples
             for labels in (sample.labels, sample.ignored, sample.annotated or []))  # fmt: skip
-    names = sorted_names(rows)
+    names = sorted_names(rows, are_names)
     if not names:
         raise DataError(f"{root}: no image has a label, so there are no class names; add {root / 'classes.json'}")
     return names
@@ -64,7 +70,9 @@ def to_datasets(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[st
         _refuse_repetition(members)
         columns: dict[str, list] = {name: [] for name in features}
         for sample in members:
-            labels, ignored = _label_indices(sample, positions)
+            labels, ignored = known_and_unknown(
+                sample.labels, sample.ignored, sample.annotated, positions, sample.where
+            )
             columns["image"].append(sample.image)
             columns["image_id"].append(sample.image_id)
             columns["labels"].append(labels)
@@ -76,6 +84,28 @@ def to_datasets(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[st
     return result
 
 
+def known_and_unknown(
+    labels: list, ignored: list, annotated: list | None, positions: Mapping[str, int], where: str
+) -> tuple[list[int], list[int]]:
+    """Indices of the classes that an image shows, and of those of which nothing is known.
+
+    Args:
+        labels: What it shows.
+        ignored: What is not known.
+        annotated: Where not None, what was looked for: all else is not known, either.
+        positions: Class name -> index.
+        where: For messages.
+    """
+    shown, unknown = to_indices(labels, positions, where), set(to_indices(ignored, positions, where))
+    both = sorted(unknown & set(shown))
+    if both:
+        name = list(positions)[both[0]]
+        raise DataError(f"{where}: {name!r} is listed among the labels and among the unknown ones")
+    if annotated is not None:
+        unknown |= set(positions.values()) - set(to_indices(annotated, positions, where)) - set(shown)
+    return shown, sorted(unknown)
+
+
 def _refuse_repetition(samples: Sequence[Sample]) -> None:
     seen: dict[str, str] = {}
     for sample in samples:
@@ -83,19 +113,6 @@ def _refuse_repetition(samples: Sequence[Sample]) -> None:
             if sample.image in seen:
                 raise DataError(f"{sample.where}: {sample.image} has been listed already, at {seen[sample.image]}")
             seen[sample.image] = sample.where
-
-
-def _label_indices(sample: Sample, positions: Mapping[str, int]) -> tuple[list[int], list[int]]:
-    labels = to_indices(sample.labels, positions, sample.where)
-    if sample.annotated is not None:
-        known = set(to_indices(sample.annotated, positions, sample.where))
-        return labels, [index for index in positions.values() if index not in known and index not in labels]
-    ignored = to_indices(sample.ignored, positions, sample.where)
-    both = sorted(set(labels) & set(ignored))
-    if both:
-        name = list(positions)[both[0]]
-        raise DataError(f"{sample.where}: {name!r} is listed among the labels and among the unknown ones")
-    return labels, ignored
 
 
 def _object_columns(sample: Sample, positions: Mapping[str, int]) -> dict[str, list]:

@@ -4,35 +4,26 @@ import csv
 import io
 import itertools
 import json
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from transformers.utils import logging
-
-from ..files import (
-    ImageFinder,
-    add_split,
-    is_image,
-    read_text,
-    split_name,
-    subfolders,
-    text_lines,
-    unlisted_images,
-)
+from ..files import ImageFinder, add_split, is_image, read_text, split_in_name, subfolders, text_lines, with_ending
 from ..labels import label_state
 from ..schema import DataError
 
-logger = logging.get_logger(__name__)
-
-FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "image_id", "img", "name", "id")
+FILE_COLUMNS = (
+    "file_name", "filename", "file", "image", "image_path", "path", "image_id", "image_name", "image index", "img",
+    "filepath", "file_path", "name", "id",
+)  # fmt: skip
 ANY_NAMES = ("name", "id")  # which also other tables than those of images have
 LABEL_COLUMNS = ("labels", "label", "classes", "class", "tags")
+KNOWN_COLUMNS = ("ignored", "annotated")  # of which nothing is known in an image, and which were looked for
 SPLIT_COLUMN = "split"
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 ROBOFLOW_FILE = "_classes.csv"
-CELEBA_FILE = "list_attr_celeba.txt"  # the same table as the .csv file, in two header lines and columns of blanks
+CELEBA_FILE = "list_attr_celeba"  # .csv, or .txt: two header lines, and columns of blanks
 PEEK = 1000  # rows that tell what a CSV file holds
 
 
@@ -52,20 +43,31 @@ class Table:
     folder: Path
     split: str | None
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
-        """The columns of the first row."""
-        return list(self.rows[0][1]) if self.rows else []
+        """The columns of all rows; those of JSON lines may differ."""
+        return list(dict.fromkeys(name for _, row in self.rows for name in row))
+
+    @cached_property
+    def file_column(self) -> str:
+        """The column of the images: one of FILE_COLUMNS, else the first that holds names of images."""
+        named = column_named(self.columns, FILE_COLUMNS)
+        first = self.rows[0][1] if self.rows else {}
+        texts = {name: value.strip() for name, value in first.items() if isinstance(value, str)}
+        holds = (name for name, value in texts.items() if is_image(value) and "://" not in value)
+        return named or next(holds, FILE_COLUMNS[0])
 
     @property
-    def file_column(self) -> str:
-        """The column of the images."""
-        return column_named(self.columns, FILE_COLUMNS) or FILE_COLUMNS[0]
+    def label_column(self) -> str | None:
+        """The column of labels, `objects` for those of boxes; None where there is none."""
+        found = None if self.file.name == ROBOFLOW_FILE else column_named(self.columns, LABEL_COLUMNS)
+        has_objects = found is None and any(isinstance(row.get("objects"), dict) for _, row in self.rows)
+        return "objects" if has_objects else found
 
     @property
     def kind(self) -> str | None:
         """`metadata` with a column of labels, `columns` with one for each class; None for a table of other things."""
-        if self.file.name != ROBOFLOW_FILE and column_named(self.columns, LABEL_COLUMNS):
+        if self.label_column is not None:
             return "metadata"
         if two_valued_columns(self)[0]:
             return "columns"
@@ -95,13 +97,13 @@ def find_tables(path: Path, named: Collection[str] = ()) -> dict[str, Path]:
         return {"": path}
     found: dict[str, Path] = {}
     own = _tables_in(path, named)
-    named = {file: _split_in_name(file) for file in own}
-    if len(own) == 1 and None in named.values():
+    splits = {file: None if _is_of_all(file) else split_in_name(file.stem) for file in own}
+    if len(own) == 1 and None in splits.values():
         found[""] = own[0]
-    elif own and None in named.values():
+    elif own and None in splits.values():
         raise DataError(f"{path}: {' and '.join(file.name for file in own)} both list images; name the file to read")
     else:
-        for file, split in named.items():
+        for file, split in splits.items():
             add_split(found, split, file, file)
     for folder in subfolders(path):
         tables = _tables_in(folder, named)
@@ -111,32 +113,39 @@ def find_tables(path: Path, named: Collection[str] = ()) -> dict[str, Path]:
             if "" in found:
                 raise DataError(f"{path}: both {found['']} and {tables[0]} list images; remove one, or name the file "
                                 "to read")  # fmt: skip
-            add_split(found, folder.name, tables[0], tables[0])
+            add_split(found, "" if tables[0].stem == CELEBA_FILE else folder.name, tables[0], tables[0])
     return found
+
+
+def _is_of_all(file: Path) -> bool:
+    return file.name.casefold() in METADATA_FILES or file.stem == CELEBA_FILE
 
 
 def _tables_in(folder: Path, named: Collection[str]) -> list[Path]:
     """Metadata files of a folder; without any, the CSV files in it that name images."""
-    metadata = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
-    if metadata:
-        return metadata
-    files = sorted((*folder.glob("*.csv"), *folder.glob(CELEBA_FILE)))
-    return [file for file in files if _lists_images(file, named)]
+    files = with_ending(folder, ".csv", ".jsonl", ".txt")
+    metadata = [file for file in files if file.name.casefold() in METADATA_FILES]
+    return metadata or [file for file in files if _lists_images(file, named)]
 
 
 def _lists_images(file: Path, named: Collection[str]) -> bool:
     """Whether a table names images and their labels."""
-    if file.name == CELEBA_FILE:
+    if file.stem == CELEBA_FILE:
         return True
+    if file.suffix.lower() != ".csv" or "submission" in file.name.casefold():  # Kaggle's
+        return False
     columns = csv_columns(file)
-    if not column_named(columns, FILE_COLUMNS) or len(columns) < 2 or is_openimages(columns):
+    if len(columns) < 2 or is_openimages(columns) or {"image_id", "partition"} == set(columns):  # CelebA's list
         return False
     if named and set(named) <= set(columns):
         return True
-    if "submission" in file.name.casefold() or "partition" in map(str.casefold, columns):  # Kaggle's, CelebA's
+    try:
+        table = Table(file, list(itertools.islice(read_csv(file), PEEK)), file.parent, None)
+    except DataError:  # a table of something else
         return False
-    table = Table(file, list(itertools.islice(read_csv(file), PEEK)), file.parent, None)
-    return table.kind is not None and (table.file_column.casefold() not in ANY_NAMES or _names_images(table))
+    if table.kind is None or table.file_column not in table.columns:
+        return False
+    return table.file_column.casefold() not in ANY_NAMES or _names_images(table)
 
 
 def _names_images(table: Table) -> bool:
@@ -153,18 +162,11 @@ def is_openimages(columns: Iterable[str]) -> bool:
     return {"imageid", "labelname", "confidence"} <= {column.casefold() for column in columns}
 
 
-def _split_in_name(file: Path) -> str | None:
-    if file.name in METADATA_FILES:
-        return None
-    names = (split_name(part) for part in re.split(r"[_\-. ]", file.stem))
-    return next((name for name in names if name), None)
-
-
 def read_tables(path: Path, named: Collection[str] = ()) -> list[Table]:
     """The tables of `find_tables`, each row at most once, with what its place says of its split."""
     tables = []
     for split, file in find_tables(path, named).items():
-        read = {".jsonl": _read_jsonl, ".txt": _read_celeba}.get(file.suffix, read_csv)
+        read = {".jsonl": _read_jsonl, ".txt": _read_celeba}.get(file.suffix.lower(), read_csv)
         rows = list(read(file))
         tables.append(Table(file, rows, file.parent, split or None))
     return tables
@@ -177,6 +179,8 @@ def read_csv(file: Path) -> Iterator[tuple[str, dict]]:
         DataError: naming the line of a row that has more or fewer cells than the header.
     """
     text = read_text(file)
+    if text.startswith("sep="):  # Excel's
+        text = text.split("\n", 1)[-1]
     delimiter = _delimiter(text)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
@@ -201,6 +205,8 @@ def csv_columns(file: Path) -> list[str]:
     try:
         with file.open("rb") as stream:
             text = stream.readline(2**16).decode("utf-8-sig")
+            if text.startswith("sep="):
+                text = stream.readline(2**16).decode("utf-8")
         return [name.strip() for name in next(csv.reader([text], delimiter=_delimiter(text)), [])]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
@@ -226,7 +232,10 @@ def _read_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _read_celeba(file: Path) -> Iterator[tuple[str, dict]]:
-    _, header, *lines = text_lines(read_text(file))
+    lines = text_lines(read_text(file))
+    if len(lines) < 3:
+        raise DataError(f"{file}: is no list of CelebA: a number, the names, and a line an image")
+    _, header, *lines = lines
     names = [FILE_COLUMNS[0], *header.split()]
     for number, line in enumerate(lines, start=3):
         cells = line.split()
@@ -234,93 +243,6 @@ def _read_celeba(file: Path) -> Iterator[tuple[str, dict]]:
             raise DataError(f"{file}:{number}: has {len(cells)} cells for {len(names)} columns")
         if cells:
             yield f"{file}:{number}", dict(zip(names, cells, strict=True))
-
-
-@dataclass
-class ImageRow:
-    """A row whose image and split are found.
-
-    Args:
-        split: Its split.
-        path: Its image.
-        name: As the row writes it.
-        where: The row, for messages.
-        row: The row.
-        folder: What its image is called by, before the name.
-    """
-
-    split: str
-    path: Path
-    name: str
-    where: str
-    row: Mapping
-    folder: str
-
-
-def image_rows(table: Table, root: Path) -> Iterator[ImageRow]:
-    """The rows of a table with their images and splits.
-
-    Where a table may hold all splits, a column `split` tells them apart, or folders of splits in which all images lie
-    (`train/a.jpg`); else all of it is the training split.
-
-    Raises:
-        DataError: for a row without an image, or where some images lie in folders of splits and others do not.
-    """
-    finder = ImageFinder(root, _folders(table, root))
-    names, paths = [], set()
-    for where, row in table.rows:
-        name = row.get(table.file_column)
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}: has no {table.file_column}")
-        names.append(name if name.strip() == name else name.strip())
-    splits = [table.split] * len(names) if table.split else _row_splits(table, names)
-    has_splits = table.split is not None or len(set(splits)) > 1
-    for (where, row), name, split in zip(table.rows, names, splits, strict=True):
-        path = finder.expect(name, where, split if has_splits else None)
-        paths.add(str(path))
-        yield ImageRow(split, path, name, where, row, table.split and table.folder.name or split)
-    finder.report()
-    if table.folder != root or table.split is None:  # else other tables of the folder may list the others
-        unlisted_images(table.folder, paths, "row")
-
-
-def _folders(table: Table, root: Path) -> list[Path]:
-    folders = [table.folder, table.folder / "images"]
-    if table.split and table.folder == root:
-        folders += [folder for folder in subfolders(root) if split_name(folder.name) == table.split]
-    return folders
-
-
-def _row_splits(table: Table, names: list[str]) -> list[str]:
-    column = column_named(table.columns, (SPLIT_COLUMN,))
-    if column is not None:
-        written = [str(row[column]).strip() for _, row in table.rows]
-        unknown = [name for name in written if split_name(name) is None]
-        if unknown:
-            raise DataError(f"{table.file}: column {column!r} holds {unknown[0]!r}, which is no split; "
-                            "write train, validation or test")  # fmt: skip
-        return [split_name(name) for name in written]
-    partition = _partition(table)
-    if partition is not None:
-        return [partition.get(name, "train") for name in names]
-    folders = [name.replace("\\", "/").removeprefix("./").split("/", 1) for name in names]
-    splits = [split_name(parts[0]) if len(parts) > 1 else None for parts in folders]
-    if not any(splits):
-        return ["train"] * len(names)
-    if not all(splits):
-        raise DataError(f"{table.file}: {names[splits.index(None)]!r} lies in no folder of a split, but others do; "
-                        "move it into train/, validation/ or test/, or add a column 'split'")  # fmt: skip
-    return splits
-
-
-def _partition(table: Table) -> dict[str, str] | None:
-    """CelebA's list of splits, beside its table: image -> split."""
-    if not table.file.name.startswith("list_attr_celeba"):
-        return None
-    for file in sorted(table.folder.glob("list_eval_partition.*")):
-        rows = (line.replace(",", " ").split() for line in text_lines(read_text(file)))
-        return {row[0]: ("train", "validation", "test")[int(row[1])] for row in rows if row and row[-1] in "012"}
-    return None
 
 
 def two_valued_columns(table: Table) -> tuple[list[str], list[str]]:
@@ -334,7 +256,7 @@ def state_columns(table: Table) -> dict[str, bool | None]:
 
     Of those that may be classes: not the images, their splits and the numbers that pandas writes.
     """
-    others = (table.file_column, column_named(table.columns, (SPLIT_COLUMN,)))
+    others = (table.file_column, *(column_named(table.columns, (name,)) for name in (SPLIT_COLUMN, *KNOWN_COLUMNS)))
     return {name: _known_states(table, name) for name in table.columns
             if name and name not in others and not name.casefold().startswith("unnamed")}  # fmt: skip
 
@@ -346,27 +268,3 @@ def _known_states(table: Table, name: str) -> bool | None:
         return bool({label_state(value) for value in values} - {None}) or None
     except ValueError:
         return False
-
-
-def lines_for_class_folders(root: Path) -> str:
-    """For a folder of images for each class: the lines of Python that write their labels down; empty for others."""
-    if not root.is_dir():
-        return ""
-    splits = [folder for folder in subfolders(root) if split_name(folder.name)]
-    places = [place for place in splits or [root] if any(_holds_images(folder) for folder in subfolders(place))]
-    if not places:
-        return ""
-    return (
-        f". {places[0]} holds a folder for each class; these two lines of Python write the labels of its images down, "
-        "an image in two folders (of one name and size) as one with two labels:\n"
-        f"  import collections, json, pathlib; root = pathlib.Path({str(places[0])!r}); "
-        "found = collections.defaultdict(list); "
-        "[found[f.name, f.stat().st_size].append(f) for f in sorted(root.glob('*/*'))]\n"
-        "  (root / 'metadata.jsonl').write_text(''.join(json.dumps({'file_name': f[0].relative_to(root).as_posix(), "
-        "'labels': [x.parent.name for x in f]}) + '\\n' for f in found.values()))"
-        + (f"\nThe same for {', '.join(place.name for place in places[1:])}" if places[1:] else "")
-    )
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(is_image(file) for file in folder.iterdir())
