@@ -103,4 +103,6 @@ def describe(path: str, format: str, datasets: Mapping[str, Dataset]) -> None:
 def _lengths(dataset: Dataset, name: str) -> np.ndarray:
     """The length of each list of a column, which may have millions of rows."""
     batches = dataset.with_format("arrow").select_columns([name]).iter(batch_size=100_000)
-    return np.concatenate([np.zeros(0, int), *(pc.list_value_length(batch[name]).to_numpy() for batch in batches)])
+    return np.concatenate(
+        [np.zeros(0, int), *(pc.fill_null(pc.list_value_length(batch[name]), 0).to_numpy() for batch in batches)]
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..files import subfolders
-from ..schema import DataError
+from ..schema import DataError, column
 from .class_folders import lines_for_class_folders
 from .coco import find_coco_files, read_coco
 from .columns import read_columns
@@ -20,13 +20,20 @@ from .openimages import read_openimages
 from .tables import METADATA_FILES, find_tables, read_tables
 from .voc import is_voc, read_voc
 from .wider import load_wider, wider_files
-from .yolo import is_yolo, read_yolo
+from .yolo import read_yolo, settings_file
 
 logger = logging.get_logger(__name__)
 
 FORMATS = (
     "auto", "metadata", "columns", "voc", "coco", "wider", "yolo", "label_studio", "labelme", "openimages", "hub",
 )  # fmt: skip
+
+
+TABLES = ("metadata", "columns", "hub")
+USED_BY = {  # which formats a flag means something to
+    "label_column": ("metadata", "hub"), "label_columns": ("columns", "hub"), "label_separator": ("metadata", "hub"),
+    "year": ("voc", "coco"), "train_json": ("coco",), "val_json": ("coco",), "image_dir": ("coco",),
+}  # fmt: skip
 
 
 def load_images(
@@ -54,9 +61,10 @@ def load_images(
         class_names: The class names in order, for metadata and Hub data sets; overrides every other class list.
         label_column: Of a table with one column of labels: which column, such as `objects.category`.
         year: Of a VOC or COCO tree that holds several years.
-        keep_unlabelled: Whether images without any label are kept. None leaves it to the format: the official COCO
-            leaves them out, as the literature does; exports keep what was annotated with nothing, and leave out what
-            was never annotated. What is left out is counted and logged.
+        keep_unlabelled: False leaves out all images without any label. None keeps those that were annotated with
+            nothing, but for the official COCO, which the literature reads without them, and leaves out those that were
+            never annotated; True keeps those, too, where the format is one file for each image. What is left out is
+            counted and logged.
         train_json: COCO annotations of the training images, wherever they lie.
         val_json: COCO annotations of the validation images.
         image_dir: Where the images of COCO annotations lie.
@@ -76,8 +84,32 @@ def load_images(
     if streaming and format != "hub":
         raise DataError(f"{path}: image files in the format {format} are read from disk as they are; streaming is for "
                         "Hub data sets and parquet files")  # fmt: skip
-    if class_names is not None and format not in ("metadata", "columns", "hub"):
+    if class_names is not None and format not in TABLES:
         raise DataError(f"{path}: the format {format} has class names of its own; leave out --classes")
+    flags = {"label_column": label_column, "label_columns": label_columns, "label_separator": label_separator,
+             "year": year, "train_json": train_json, "val_json": val_json, "image_dir": image_dir}  # fmt: skip
+    for flag, value in flags.items():
+        if value is not None and format not in USED_BY[flag]:
+            raise DataError(f"{path}: --{flag} means nothing to the format {format}; leave it out")
+    datasets = _read(path, format, label_columns, label_separator, class_names, label_column, year, keep_unlabelled,
+                     train_json, val_json, image_dir, streaming)  # fmt: skip
+    return datasets if streaming or keep_unlabelled is not False else _without_unlabelled(datasets)
+
+
+def _without_unlabelled(datasets):
+    """The data without images that show nothing; their number is logged."""
+    for split, dataset in datasets.items():
+        kept = [index for index, labels in enumerate(column(dataset, "labels")) if labels]
+        if len(kept) < len(dataset):
+            logger.warning(f"{len(dataset) - len(kept)} images of split {split!r} without any label are left out "
+                           "(--keep_unlabelled false)")  # fmt: skip
+            datasets[split] = dataset.select(kept)
+    return datasets
+
+
+def _read(path, format, label_columns, label_separator, class_names, label_column, year, keep_unlabelled,
+          train_json, val_json, image_dir, streaming):  # fmt: skip
+    """What the reader of the format makes of the path."""
     if format == "metadata":
         return read_metadata(path, label_column, label_separator, class_names)
     if format == "columns":
@@ -192,14 +224,14 @@ def _other_formats(root: Path) -> list[str]:
         fits = {
             "coco": root.suffix == ".json" and bool(find_coco_files(root)),
             "label_studio": root.suffix == ".json" and bool(find_exports(root)),
-            "yolo": root.suffix in (".yaml", ".yml"),
+            "yolo": root.suffix in (".yaml", ".yml", ".data"),
         }
     else:
         fits = {
             "voc": is_voc(root),
             "coco": bool(find_coco_files(root)),
             "wider": bool(wider_files(root)),
-            "yolo": is_yolo(root),
+            "yolo": settings_file(root) is not None,
             "label_studio": bool(find_exports(root)),
             "labelme": bool(annotation_files(root)),
             "openimages": bool(find_openimages(root)),

@@ -113,7 +113,7 @@ def read_coco(
         folders = {name: [*_folders_of(root, name), root] for name in files}
     else:
         folders = {name: _image_folders(root, name, file) for name, file in files.items()}
-    return _load(files, folders, root, keep)
+    return _load(files, folders, root, keep, divide=not (train_json or val_json))
 
 
 def find_coco_files(path: Path, year: int | None = None) -> dict[str, Path]:
@@ -148,9 +148,13 @@ def is_coco_file(file: Path) -> bool:
     return bool(named) or json_holds(file, b"{", *KEYS)
 
 
+def _named_split(file: Path) -> str | None:
+    """From the words of a file's name (`instances_val2017.json`), else its folder."""
+    return split_in_name(file.stem) or split_name(file.parent.name)
+
+
 def _split_of(file: Path) -> str:
-    """From the words of a file's name (`instances_val2017.json`), else its folder; train without either."""
-    return split_in_name(file.stem) or split_name(file.parent.name) or "train"
+    return _named_split(file) or "train"
 
 
 def _image_folders(root: Path, split: str, file: Path) -> list[Path]:
@@ -165,7 +169,13 @@ def _folders_of(place: Path, split: str) -> list[Path]:
     return [folder for folder in subfolders(place) if split_name(folder.name) == split] if place.is_dir() else []
 
 
-def _load(files: Mapping[str, Path], folders: Mapping[str, Sequence[Path]], root: Path | None, keep_unlabelled: bool):
+def _load(
+    files: Mapping[str, Path],
+    folders: Mapping[str, Sequence[Path]],
+    root: Path | None,
+    keep_unlabelled: bool,
+    divide: bool = False,
+):
     """Annotation files -> `DatasetDict`; one file at a time is in memory."""
     from datasets import Dataset, DatasetDict
 
@@ -179,12 +189,13 @@ def _load(files: Mapping[str, Path], folders: Mapping[str, Sequence[Path]], root
             features = make_features(list(categories.values()), objects=True)
         if categories != first[1]:
             raise DataError(f"{file}: its categories differ from those of {first[0]}")
-        paths = _image_paths(name, file, content["images"], folders[name], root)
+        is_of_all = divide and len(files) == 1 and not _named_split(file)
+        paths = _image_paths(None if is_of_all else name, file, content["images"], folders[name], root)
         columns, left_out = _read_split(file, content, categories, paths, keep_unlabelled)
         del content
         num_left_out += left_out
         parts = {name: columns}
-        if len(files) == 1 and root is not None:  # one file may hold all splits, whose images lie in folders of theirs
+        if is_of_all:  # its images may lie in folders of splits
             parts = _divided(name, columns, root, file)
         if groups:
             pending.update(parts)
@@ -316,7 +327,7 @@ def _read_split(
 
 
 def _image_paths(
-    split: str, file: Path, images: list, folders: Sequence[Path], root: Path | None
+    split: str | None, file: Path, images: list, folders: Sequence[Path], root: Path | None
 ) -> dict[int | str, str]:
     """Image id -> path. Official images are where they belong; those of exports are looked for."""
     finder = None if root is None else ImageFinder(root, folders)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
 from transformers.utils import logging
 
 from ..files import listed
@@ -12,18 +13,21 @@ from ..labels import (
     LabelText,
     StateColumns,
     class_file,
+    is_multi_hot,
     is_state,
     label_list,
     label_state,
     read_class_names,
     sorted_names,
-    to_indices,
 )
 from ..schema import DataError, column, make_features
+from .samples import known_and_unknown
+from .tables import KNOWN_COLUMNS
 
 logger = logging.get_logger(__name__)
 
-LABEL_COLUMNS = ("labels", "label", "classes", "objects.category")  # looked for in this order
+# Looked for in this order, in whatever case.
+LABEL_COLUMNS = ("labels", "label", "classes", "objects.category", "objects.categories")
 SCALARS = {"bool", "string", *(f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64))}
 PEEK = 1000  # rows of a stream that are looked at to learn how labels are written
 
@@ -98,7 +102,10 @@ def _image_column(path: str, features: Mapping) -> str:
 
 
 def _label_column(features: Mapping, given: str | None) -> str | None:
-    candidates = LABEL_COLUMNS if given is None else (given,)
+    if given is not None:
+        return given if _leaf(features, given) is not None else None
+    folded = {name.casefold(): name for name in features}
+    candidates = (".".join([folded.get(name.split(".")[0], name), *name.split(".")[1:]]) for name in LABEL_COLUMNS)
     return next((name for name in candidates if _leaf(features, name) is not None), None)
 
 
@@ -126,45 +133,69 @@ def _reader_of_lists(
     from datasets import ClassLabel
 
     features = next(iter(loaded.values())).features
-    top, leaf = label_column.split(".")[0], _leaf(features, label_column)
-    # `ignored` of the schema itself is kept as it is.
+    top, feature, leaf = label_column.split(".")[0], _feature(features, label_column), _leaf(features, label_column)
+    known = {name: name for name in KNOWN_COLUMNS if name in features}
     is_own = isinstance(_leaf(features, "ignored"), ClassLabel)
-    ignored_column = "ignored" if "ignored" in features and not is_own else None
-    text, multi_hot = None, False
+    text, multi_hot, rows = None, False, []
     if isinstance(leaf, ClassLabel):
         class_names = class_names or leaf.names
     else:
-        rows = list(_label_rows(path, loaded, label_column, PEEK if streaming else None))
-        if getattr(_feature(features, label_column), "dtype", None) == "string":
+        limit = PEEK if streaming else None
+        rows = [row for row in _label_rows(path, loaded, label_column, limit) if row[1] is not None]
+        if getattr(feature, "dtype", None) == "string":
             texts = (label for _, labels in rows for label in labels)
             text = LabelText(texts, f"{path}, column {label_column!r}", separator)
             rows = [(where, [part for label in labels for part in text(label)]) for where, labels in rows]
-        multi_hot = _is_multi_hot(rows, leaf)
+        if feature is not leaf:  # a list
+            multi_hot = is_multi_hot(rows, None if class_names is None else len(class_names))
         class_names = class_names or _class_names(path, rows, multi_hot, streaming)
+    class_names = list(class_names)
     positions = {name: index for index, name in enumerate(class_names)}
+    states = StateColumns(class_names, (value for _, row in rows for value in row), path) if multi_hot else None
+    has_unknown = _may_be_unknown(loaded, top, bool(set(known) - {"ignored"} or (known and not is_own)), rows)
+    if is_own and not has_unknown:  # it is of the schema, and kept as it is
+        del known["ignored"]
 
     def read(row: Mapping, where: str) -> tuple[list[int], list[int]]:
         labels = _inner(row[top], label_column)
-        ignored = to_indices(row[ignored_column] or [], positions, where) if ignored_column else []
-        if text is not None:
+        ignored, annotated = (_texts(row[known[name]]) if name in known else None for name in KNOWN_COLUMNS)
+        if text is not None and labels is not None:
             labels = [part for label in labels for part in text(label)]
-        if not multi_hot:
-            return to_indices(labels, positions, where), ignored
-        if len(labels) != len(class_names):
-            raise DataError(f"{where}: a vector of {len(labels)} numbers for {len(class_names)} classes")
-        try:
-            states = [label_state(value) for value in labels]
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
-        unknown = [index for index, state in enumerate(states) if state is None or state == -1]
-        return [index for index, state in enumerate(states) if state == 1], sorted({*ignored, *unknown})
+        if labels is None or labels == [-1]:  # nothing is known of the image
+            labels, annotated = [], []
+        elif multi_hot:
+            if len(labels) != len(class_names):
+                raise DataError(f"{where}: a vector of {len(labels)} numbers for {len(class_names)} classes")
+            labels, unknown = states(dict(zip(class_names, labels, strict=True)), where)
+            ignored = [*(ignored or []), *unknown]
+        if is_own and ignored:
+            ignored = [class_names[label] if isinstance(label, int) else label for label in ignored]
+        if isinstance(leaf, ClassLabel):  # numbers are indices, whatever the classes are called
+            labels = [class_names[label] if 0 <= label < len(class_names) else label for label in labels]
+        return known_and_unknown(labels, ignored or [], annotated, positions, where)
 
-    has_unknown = ignored_column is not None or (multi_hot and _may_be_unknown(rows))
-    return _Reader([top, *([ignored_column] if ignored_column else [])], list(class_names), read, has_unknown)
+    return _Reader([top, *known.values()], class_names, read, has_unknown)
 
 
-def _may_be_unknown(rows: Sequence[tuple[str, list]]) -> bool:
-    return any(label_state(value) in (None, -1) for _, vector in rows for value in vector)
+def _texts(labels) -> list | None:
+    """A list of labels, which may be one text."""
+    return [part.strip() for part in labels.split(";")] if isinstance(labels, str) else labels
+
+
+def _may_be_unknown(loaded: Mapping, top: str, has_columns: bool, rows: Sequence[tuple[str, list]]) -> bool:
+    """Whether some image may have labels of which nothing is known: by a column of its own, null, -1 or NaN."""
+    from datasets import ClassLabel, IterableDataset
+
+    if has_columns or any(value is None or value == -1 or value != value for _, row in rows for value in row):
+        return True
+    for dataset in loaded.values():
+        if isinstance(dataset, IterableDataset):
+            return False
+        values = dataset.data.column(top)
+        is_scalar = isinstance(dataset.features[top], ClassLabel)
+        if values.null_count or (is_scalar and len(values) and pc.min(values).as_py() == -1):
+            return True
+    return False
 
 
 def _reader_of_columns(path: str, loaded: Mapping, names: Sequence[str] | None, streaming: bool) -> _Reader:
@@ -235,30 +266,21 @@ def _label_rows(path: str, loaded: Mapping, label_column: str, limit: int | None
 
 def _inner(value, label_column: str):
     """The labels within the value of a column: of `objects`, a dictionary of lists or a list of dictionaries."""
+    if value is None:
+        return None
     for name in label_column.split(".")[1:]:
         value = value[name] if isinstance(value, Mapping) else [item[name] for item in value]
     return [value] if isinstance(value, str | int) else value
 
 
-def _is_multi_hot(rows: list[tuple[str, list]], leaf) -> bool:
-    """Vectors of equal length of zeros and ones, which no lists of different indices are."""
-    vectors = [value for _, value in rows]
-    if not vectors or not all(isinstance(vector, list | tuple) for vector in vectors):
-        return False
-    if len({len(vector) for vector in vectors}) != 1 or not len(vectors[0]):
-        return False
-    values = {value for vector in vectors for value in vector}
-    if not all(value is None or isinstance(value, int | float) and is_state(value) for value in values):
-        return False
-    if 1 not in values and -1 in values:  # indices, of which -1 is none
-        return False
-    typed = getattr(leaf, "dtype", "").startswith(("bool", "float"))
-    return typed or any(len(set(vector)) < len(vector) for vector in vectors)
-
-
 def _class_names(path: str, rows: list[tuple[str, list]], multi_hot: bool, streaming: bool) -> list[str]:
     labels = [label for where, value in rows for label in label_list(value, where)]
     is_index = [not isinstance(label, str) for label in labels]
+    if not multi_hot and any(isinstance(label, float) for label in labels):
+        where = next(where for where, value in rows if any(isinstance(label, float) for label in value))
+        raise DataError(
+            f"{where}: labels are numbers such as {labels[0]}, neither indices nor 1, 0 and -1 for each class"
+        )
     if streaming and not multi_hot:
         raise DataError(f"{path}: a stream cannot be searched for its class names; "
                         "write them, one a line, into a file and pass --classes FILE")  # fmt: skip

@@ -61,12 +61,10 @@ def read_metadata(
         for split, sample in _read_table(table, root, label_column, label_separator):
             splits.setdefault(split, []).append(sample)
     if not splits:
-        fault = (
-            "lists no images"
-            if find_tables(path)
-            else f"neither it nor a folder in it holds {' or '.join(METADATA_FILES)}"
-        )
-        raise DataError(f"{path}: {fault}{lines_for_class_folders(path)}")
+        if find_tables(path):
+            raise DataError(f"{path}: its table lists no images")
+        raise DataError(f"{path}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}"
+                        + lines_for_class_folders(path))  # fmt: skip
     class_names = class_names or class_names_of_samples(root, splits)
     _read_multi_hot(splits, class_names)
     return to_datasets(splits, class_names)

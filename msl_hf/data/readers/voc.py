@@ -1,16 +1,26 @@
 """PASCAL VOC: a VOCdevkit tree, or the XML files of annotation tools -> the schema."""
 
-import math
 import os
-import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import ImageFinder, add_split, read_text, split_name, subfolders, text_lines, unlisted_images
+from ..files import (
+    ImageFinder,
+    add_split,
+    by_folders,
+    image_endings,
+    is_image,
+    read_text,
+    split_name,
+    split_of_path,
+    text_lines,
+    unlisted_images,
+)
 from ..schema import DataError, make_features
 from .samples import Sample, class_names_of_samples, to_datasets
+from .voc_xml import annotation_files, read_annotation, report_boxes
 
 logger = logging.get_logger(__name__)
 
@@ -19,6 +29,7 @@ CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 SPLITS = ("trainval", "train", "val", "test")
+STATES = ("1", "0", "-1")  # present, only difficult instances, absent
 PROPERTIES = ("truncated", "difficult", "crowd", "visible")
 
 
@@ -75,36 +86,20 @@ def read_voc(path: str | os.PathLike, year: int | None = None, keep_unlabelled: 
     for folder in (*years, root):
         if (folder / "ImageSets" / "Main").is_dir():
             return _load_image_sets(folder)
-    splits = {"": root} if _xml_files(root) else {}
-    for folder in subfolders(root):
-        if not splits.get("") and split_name(folder.name) and _xml_files(folder):
-            add_split(splits, folder.name, folder, folder)
-    if not splits:
+    files = annotation_files(root)
+    if not files:
         raise DataError(f"{root}: holds no XML files of VOC")
-    samples = {split or "train": _read_folder(folder, bool(keep_unlabelled)) for split, folder in splits.items()}
-    return to_datasets(samples, class_names_of_samples(root, samples))
+    samples = _read_files(root, files, bool(keep_unlabelled))
+    splits: dict[str, list[Sample]] = {}
+    for sample, split in zip(samples, by_folders([sample.where for sample in samples], root, root), strict=True):
+        splits.setdefault(split or "train", []).append(sample)
+    return to_datasets(splits, class_names_of_samples(root, splits, are_names=True))
 
 
 def is_voc(root: Path) -> bool:
     """Whether a folder holds what `read_voc` reads."""
-    if (root / "ImageSets" / "Main").is_dir() or any((f / "ImageSets" / "Main").is_dir() for f in root.glob("VOC*")):
-        return True
-    places = (root, *(folder for folder in subfolders(root) if split_name(folder.name)))
-    return any(_is_annotation(file) for place in places for file in _xml_files(place)[:1])
-
-
-def _is_annotation(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return b"<annotation" in stream.read(2**12)
-
-
-def _xml_files(folder: Path) -> list[Path]:
-    """The XML files of a folder, or of `Annotations` in it."""
-    for place in (folder, *(place for place in subfolders(folder) if place.name.casefold() == "annotations")):
-        files = sorted(place.glob("*.xml"))
-        if files:
-            return files
-    return []
+    trees = (root, *root.glob("VOC*"))
+    return any((tree / "ImageSets" / "Main").is_dir() for tree in trees) or bool(annotation_files(root))
 
 
 def _load_image_sets(folder: Path):
@@ -113,20 +108,22 @@ def _load_image_sets(folder: Path):
 
     main = folder / "ImageSets" / "Main"
     stems = sorted(path.stem for path in main.glob("*.txt"))
-    splits = [split for split in SPLITS if split in stems]
+    # Tools call their lists as they like; those of a class are called <class>_<list>.
+    lists = [stem for stem in stems if not any(stem.endswith(f"_{other}") for other in stems)]
+    splits = [split for split in SPLITS if split in lists]
+    splits += [stem for stem in lists if stem not in splits and (split_name(stem) or not splits)]
     if not splits:
-        # Tools call their lists as they like; those of a class are called <class>_<list>.
-        others = [stem for stem in stems if not any(stem.endswith(f"_{other}") for other in stems)]
-        if not others:
-            raise DataError(f"{main}: holds none of {', '.join(f'{split}.txt' for split in SPLITS)}")
-        splits = others
+        raise DataError(f"{main}: holds none of {', '.join(f'{split}.txt' for split in SPLITS)}")
+    meant: dict[str, str] = {}
+    for stem in splits:
+        add_split(meant, _called(stem), stem, main / f"{stem}.txt")
     class_names = sorted({
         path.name.removesuffix(f"_{split}.txt") for split in splits for path in main.glob(f"*_{split}.txt")
     })  # fmt: skip
     finder = ImageFinder(_image_root(folder))
     if not class_names:
         samples = {_called(split): _annotated_samples(main / f"{split}.txt", folder, finder) for split in splits}
-        return to_datasets(samples, class_names_of_samples(folder, samples))
+        return to_datasets(samples, class_names_of_samples(folder, samples, are_names=True))
     features = make_features(class_names, ignored=True, objects=True)
     annotations = _Annotations(class_names)  # shared between trainval and its parts
     result = DatasetDict()
@@ -148,7 +145,11 @@ def _image_root(folder: Path) -> Path:
 
 
 def _image_ids(file: Path) -> list[str]:
-    ids = [line.split()[0] for line in _read_lines(file) if line.strip()]
+    """The images of a list: a line each, without an ending, and without the states that tools write behind them."""
+    ids = []
+    for line in filter(None, map(str.strip, _read_lines(file))):
+        image_id = line.rsplit(None, 1)[0] if line.split()[-1] in STATES and len(line.split()) > 1 else line
+        ids.append(image_id.rsplit(".", 1)[0] if is_image(image_id) else image_id)
     repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if repeated:
         raise DataError(f"{file}: lists image {repeated[0]} more than once")
@@ -198,33 +199,45 @@ def _read_class_file(path: Path) -> dict[str, int]:
     for number, line in enumerate(_read_lines(path), start=1):
         if not line.strip():
             continue
-        parts = line.split()
-        if len(parts) != 2 or parts[1] not in ("1", "0", "-1"):
+        parts = line.rsplit(None, 1)
+        if len(parts) != 2 or parts[1] not in STATES:
             raise DataError(f"{path}:{number}: expected '<image id> 1|0|-1', got {line.strip()!r}")
-        states[parts[0]] = int(parts[1])
+        states[parts[0].strip()] = int(parts[1])
     return states
 
 
-def _read_folder(folder: Path, keep_unlabelled: bool) -> list[Sample]:
-    """Every XML file of a folder with its image, and, where asked for, the images without one."""
-    files = _xml_files(folder)
-    finder = ImageFinder(_image_root(folder), [files[0].parent])
-    samples = []
-    num_bad = 0
+def _read_files(root: Path, files: list[Path], keep_unlabelled: bool) -> list[Sample]:
+    """Every XML file with its image, and, where asked for, the images without one."""
+    finder = ImageFinder(_image_root(root), dict.fromkeys(file.parent for file in files))
+    samples, num_bad = [], 0
     for file in files:
-        filename, objects, bad = _read_annotation(file)
+        filename, objects, bad = read_annotation(file)
         num_bad += bad
-        image = filename and finder.find(filename, str(file))
-        if not image or image.stem != file.stem:  # the file was renamed, or the name is that of another machine
-            image = finder.find(file.stem, str(file)) or image
-        image = image or file.parent / (filename or f"{file.stem}.jpg")
-        samples.append(_sample(str(image), file.stem, str(file), objects))
+        samples.append(_sample(str(_image_of(file, filename, root, finder)), file.stem, str(file), objects))
     annotated = {sample.image for sample in samples}
-    rest = unlisted_images(_image_root(folder), annotated, "XML file", keep_unlabelled)
+    rest = unlisted_images(_image_root(root), annotated, "XML file", keep_unlabelled)
     if keep_unlabelled:
-        samples += [Sample(str(image), image.relative_to(folder).as_posix(), str(image)) for image in rest]
-    _report_boxes(folder, num_bad)
+        samples += [Sample(str(image), image.relative_to(root).as_posix(), str(image)) for image in rest]
+    report_boxes(root, num_bad)
     return samples
+
+
+def _image_of(file: Path, filename: str, root: Path, finder: ImageFinder) -> Path:
+    """The image of an XML file: beside it as it writes, if that is of its own name, else of its own name, else as it
+    writes, else elsewhere. Files are renamed, and names come from other machines."""
+    if Path(filename).stem == file.stem and os.path.isfile(file.parent / filename):
+        return file.parent / filename
+    for ending in sorted(image_endings()):
+        for beside in (file.with_suffix(ending), file.with_suffix(ending.upper())):
+            if os.path.isfile(beside):
+                return beside
+    if filename and os.path.isfile(file.parent / filename):
+        return file.parent / filename
+    split = split_of_path(file, root)
+    found = finder.find(filename, str(file), split) if filename else None
+    if found is None or found.stem != file.stem:
+        found = finder.find(file.stem, str(file), split) or found
+    return found or file.parent / (filename or f"{file.stem}.jpg")
 
 
 def _annotated_samples(list_file: Path, folder: Path, finder: ImageFinder) -> list[Sample]:
@@ -233,7 +246,7 @@ def _annotated_samples(list_file: Path, folder: Path, finder: ImageFinder) -> li
     for image_id in _image_ids(list_file):
         file, filename, objects = folder / "Annotations" / f"{image_id}.xml", "", []
         if os.path.isfile(file):
-            filename, objects, bad = _read_annotation(file)
+            filename, objects, bad = read_annotation(file)
             num_bad += bad
         else:
             missing.append(image_id)
@@ -241,7 +254,7 @@ def _annotated_samples(list_file: Path, folder: Path, finder: ImageFinder) -> li
     if missing:
         logger.warning(f"{list_file}: {len(missing)} images have no XML file, such as {missing[0]}; they are images "
                        "without labels")  # fmt: skip
-    _report_boxes(folder, num_bad)
+    report_boxes(folder, num_bad)
     return samples
 
 
@@ -250,45 +263,6 @@ def _sample(image: str, image_id: str, where: str, objects: list[dict]) -> Sampl
     labels = list(dict.fromkeys(item["label"] for item in objects if not item["difficult"]))
     ignored = [name for name in dict.fromkeys(item["label"] for item in objects) if name not in labels]
     return Sample(image, image_id, where, labels, ignored, objects=[item for item in objects if "bbox" in item])
-
-
-def _report_boxes(folder: Path, count: int) -> None:
-    if count:
-        logger.warning(f"{folder}: {count} objects have an empty or incomplete box; they give labels but no objects")
-
-
-def _read_annotation(path: Path) -> tuple[str, list[dict], int]:
-    """(file name as written, objects, number of those without a box that can be used)."""
-    try:
-        annotation = ET.parse(path).getroot()
-    except (ET.ParseError, ValueError, LookupError) as error:  # malformed, or in an encoding that does not exist
-        raise DataError(f"{path}: is not valid XML ({error})") from error
-    objects = [_read_object(element, path) for element in annotation.iter("object")]
-    filename = (annotation.findtext("filename") or "").strip().replace("\\", "/").rsplit("/", 1)[-1]
-    return filename, objects, sum("bbox" not in item for item in objects)
-
-
-def _read_object(element: ET.Element, path: Path) -> dict:
-    name = (element.findtext("name") or "").strip()
-    if not name:
-        raise DataError(f"{path}: an object has no name")
-    found = {
-        "label": name,
-        "truncated": (element.findtext("truncated") or "0").strip() == "1",
-        "difficult": (element.findtext("difficult") or "0").strip() == "1",
-        "crowd": False,
-    }
-    try:
-        box = element.find("bndbox")
-        xmin, ymin, xmax, ymax = (float(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-        visible = element.findtext("visible")
-        found["visible"] = None if visible is None else float(visible)
-    except (AttributeError, TypeError, ValueError):
-        return found
-    width, height = xmax - xmin + 1, ymax - ymin + 1
-    if width > 0 and height > 0 and all(map(math.isfinite, (xmin, ymin, width, height))):
-        found["bbox"] = [xmin - 1, ymin - 1, width, height]
-    return found
 
 
 class _Annotations:
@@ -313,7 +287,7 @@ class _Annotations:
         columns: dict[str, list] = {name: [] for name in ("label", "bbox", "area", *PROPERTIES)}
         if not os.path.isfile(path):
             return columns
-        _, objects, bad = _read_annotation(path)
+        _, objects, bad = read_annotation(path)
         self.num_bad += bad
         for item in objects:
             if item["label"] not in self.class_names:
@@ -329,7 +303,7 @@ class _Annotations:
 
     def report(self, folder: Path) -> None:
         """Log how many boxes could not be used."""
-        _report_boxes(folder, self.num_bad)
+        report_boxes(folder, self.num_bad)
 
 
 def download_voc(root: str | os.PathLike, year: int = 2007) -> None:

@@ -63,7 +63,7 @@ def test_labelimg(format, tmp_path, caplog):
     assert "1 images have no XML file" in caplog.text and "d.png" in caplog.text
     kept = load_images(tmp_path, format, keep_unlabelled=True)["train"]
     assert found(kept) == {"a.png": ["cat", "dog"], "b.png": ["cat"], "c.png": [], "d.png": []}
-    assert load_images(tmp_path, format, keep_unlabelled=False)["train"][:]["labels"] == [[0, 1], [0], []]
+    assert load_images(tmp_path, format, keep_unlabelled=False)["train"][:]["labels"] == [[0, 1], [0]]
 
 
 def test_difficult_alone_is_ignored(tmp_path):

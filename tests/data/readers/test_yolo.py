@@ -129,7 +129,7 @@ def test_split_without_any_labels_is_left_out(tmp_path, caplog):
     make(tmp_path, "images/train", "labels/train")
     make(tmp_path, "images/test", "labels/test", "d")
     assert list(load_images(tmp_path)) == ["train"]
-    assert "test: none of 1 images has a text file" in caplog.text
+    assert "test: images/test has no images with text files of labels" in caplog.text
 
 
 def test_linked_folder_of_images(tmp_path):
