@@ -1,6 +1,6 @@
-r"""VOC, COCO, WIDER-Attribute or a folder of your own -> parquet files that stream, for disk or for the Hub.
+r"""Labelled images of any format that is read -> parquet files that stream, for disk or for the Hub.
 
-    python recipes/prepare.py --dataset coco --data_dir data/coco --output_dir data/coco-parquet
+    python recipes/prepare.py --data_dir data/coco --output_dir data/coco-parquet
     accelerate launch recipes/train_folder.py --data_dir data/coco-parquet --streaming true --max_steps 50000 ...
 
 --hub_dataset_id me/coco uploads them. The image files are copied as they are; no label, box or ignored entry is lost.

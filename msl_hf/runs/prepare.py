@@ -1,4 +1,4 @@
-"""VOC, COCO, WIDER or one's own folder -> parquet shards, which stream, and can be put on the Hub."""
+"""Labelled images of any format -> parquet shards, which stream, and can be put on the Hub."""
 
 import itertools
 import os

@@ -3,7 +3,8 @@ import os
 import pytest
 from PIL import Image
 
-from msl_hf.data.files import ImageFinder, images_below, is_image, path_inside, split_name, text_lines
+from msl_hf.data.files import images_below, is_image, path_inside, split_name, text_lines
+from msl_hf.data.image_finder import ImageFinder
 from msl_hf.data.schema import DataError
 
 

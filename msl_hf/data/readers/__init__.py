@@ -91,9 +91,30 @@ def load_images(
     for flag, value in flags.items():
         if value is not None and format not in USED_BY[flag]:
             raise DataError(f"{path}: --{flag} means nothing to the format {format}; leave it out")
-    datasets = _read(path, format, label_columns, label_separator, class_names, label_column, year, keep_unlabelled,
-                     train_json, val_json, image_dir, streaming)  # fmt: skip
+    read = {
+        "metadata": lambda: read_metadata(path, label_column, label_separator, class_names),
+        "columns": lambda: read_columns(path, label_columns, class_names),
+        "voc": lambda: read_voc(path, year, keep_unlabelled),
+        "coco": lambda: read_coco(path, year, keep_unlabelled, train_json, val_json, image_dir),
+        "wider": lambda: load_wider(path),
+        "yolo": lambda: read_yolo(path),
+        "label_studio": lambda: read_label_studio(path, keep_unlabelled),
+        "labelme": lambda: read_labelme(path, keep_unlabelled),
+        "openimages": lambda: read_openimages(path),
+        "hub": lambda: _read_hub(path, label_column, class_names, streaming, label_columns, label_separator),
+    }
+    datasets = read[format]()
     return datasets if streaming or keep_unlabelled is not False else _without_unlabelled(datasets)
+
+
+def _read_hub(path: str | os.PathLike, label_column, class_names, streaming, label_columns, label_separator):
+    """`load_hub`, unless the path is a folder without files that it reads."""
+    root = Path(path)
+    if root.is_dir() and not _holds_shards(root):
+        raise DataError(f"{root}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}, or parquet files"
+                        + lines_for_class_folders(root))  # fmt: skip
+    class_names = None if class_names is None else list(class_names)
+    return load_hub(str(path), label_column, class_names, streaming, label_columns, label_separator)
 
 
 def _without_unlabelled(datasets):
@@ -105,37 +126,6 @@ def _without_unlabelled(datasets):
                            "(--keep_unlabelled false)")  # fmt: skip
             datasets[split] = dataset.select(kept)
     return datasets
-
-
-def _read(path, format, label_columns, label_separator, class_names, label_column, year, keep_unlabelled,
-          train_json, val_json, image_dir, streaming):  # fmt: skip
-    """What the reader of the format makes of the path."""
-    if format == "metadata":
-        return read_metadata(path, label_column, label_separator, class_names)
-    if format == "columns":
-        return read_columns(path, label_columns, class_names)
-    if format == "voc":
-        return read_voc(path, year, keep_unlabelled)
-    if format == "coco":
-        return read_coco(path, year, keep_unlabelled, train_json, val_json, image_dir)
-    if format == "wider":
-        return load_wider(path)
-    if format == "yolo":
-        return read_yolo(path)
-    if format == "label_studio":
-        return read_label_studio(path, keep_unlabelled)
-    if format == "labelme":
-        return read_labelme(path, keep_unlabelled)
-    if format == "openimages":
-        return read_openimages(path)
-    root = Path(path)
-    if root.is_dir() and not _holds_shards(root):
-        raise DataError(f"{root}: neither it nor a folder in it holds {' or '.join(METADATA_FILES)}, or parquet files"
-                        + lines_for_class_folders(root))  # fmt: skip
-    return load_hub(
-        str(path), label_column, None if class_names is None else list(class_names), streaming, label_columns,
-        label_separator,
-    )  # fmt: skip
 
 
 def load_image_folder(

@@ -10,7 +10,6 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..files import (
-    ImageFinder,
     add_split,
     by_folders,
     json_holds,
@@ -23,6 +22,7 @@ from ..files import (
     subfolders,
     with_ending,
 )
+from ..image_finder import ImageFinder
 from ..schema import DataError, make_features
 
 logger = logging.get_logger(__name__)

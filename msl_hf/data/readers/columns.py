@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..files import listed
-from ..labels import StateColumns
+from ..label_states import StateColumns
 from ..schema import DataError
 from .rows import image_rows
 from .samples import Sample, to_datasets

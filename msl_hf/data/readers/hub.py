@@ -9,17 +9,9 @@ import pyarrow.compute as pc
 from transformers.utils import logging
 
 from ..files import listed
-from ..labels import (
-    LabelText,
-    StateColumns,
-    class_file,
-    is_multi_hot,
-    is_state,
-    label_list,
-    label_state,
-    read_class_names,
-    sorted_names,
-)
+from ..label_states import StateColumns, is_multi_hot, is_state, label_state
+from ..label_text import LabelText
+from ..labels import class_file, label_list, read_class_names, sorted_names
 from ..schema import DataError, column, make_features
 from .samples import known_and_unknown
 from .tables import KNOWN_COLUMNS

@@ -11,7 +11,6 @@ from urllib.parse import unquote
 from transformers.utils import logging
 
 from ..files import (
-    ImageFinder,
     add_split,
     json_holds,
     listed,
@@ -22,6 +21,7 @@ from ..files import (
     subfolders,
     with_ending,
 )
+from ..image_finder import ImageFinder
 from ..schema import DataError
 from .samples import Sample, class_names_of_samples, to_datasets
 

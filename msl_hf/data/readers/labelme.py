@@ -8,7 +8,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import ImageFinder, by_folders, image_endings, json_holds, read_json, read_record, unlisted_images, walk
+from ..files import by_folders, image_endings, json_holds, read_json, read_record, unlisted_images, walk
+from ..image_finder import ImageFinder
 from ..schema import DataError
 from .samples import Sample, class_names_of_samples, to_datasets
 

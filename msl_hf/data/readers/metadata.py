@@ -7,7 +7,8 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..files import listed, read_record
-from ..labels import LabelText, StateColumns, is_multi_hot
+from ..label_states import StateColumns, is_multi_hot
+from ..label_text import LabelText
 from ..schema import DataError
 from .class_folders import lines_for_class_folders
 from .rows import image_rows

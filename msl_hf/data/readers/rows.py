@@ -6,16 +6,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..files import (
-    ImageFinder,
-    by_folders,
-    read_text,
-    refuse_absolute,
-    split_name,
-    subfolders,
-    text_lines,
-    unlisted_images,
-)
+from ..files import by_folders, read_text, refuse_absolute, split_name, subfolders, text_lines, unlisted_images
+from ..image_finder import ImageFinder
 from ..schema import DataError
 from .tables import CELEBA_FILE, SPLIT_COLUMN, Table, column_named
 

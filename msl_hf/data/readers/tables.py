@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..files import ImageFinder, add_split, is_image, read_text, split_in_name, subfolders, text_lines, with_ending
-from ..labels import label_state
+from ..files import add_split, is_image, read_text, split_in_name, subfolders, text_lines, with_ending
+from ..image_finder import ImageFinder
+from ..label_states import label_state
 from ..schema import DataError
 
 FILE_COLUMNS = (

@@ -7,7 +7,6 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..files import (
-    ImageFinder,
     add_split,
     by_folders,
     image_endings,
@@ -18,6 +17,7 @@ from ..files import (
     text_lines,
     unlisted_images,
 )
+from ..image_finder import ImageFinder
 from ..schema import DataError, make_features
 from .samples import Sample, class_names_of_samples, to_datasets
 from .voc_xml import annotation_files, read_annotation, report_boxes

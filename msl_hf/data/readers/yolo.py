@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from transformers.utils import logging
 
-from ..files import ImageFinder, images_below, read_text, split_name, text_lines, with_ending
+from ..files import images_below, read_text, split_name, text_lines, with_ending
+from ..image_finder import ImageFinder
 from ..images import image_size
 from ..schema import DataError
 from .samples import Sample, to_datasets
