@@ -186,7 +186,8 @@ def _load(
         categories = _read_categories(file, content)
         if first is None:
             first, groups = (file, categories), _groups(content, categories)
-            features = make_features(list(categories.values()), objects=True)
+            has_unknown = any("neg_category_ids" in record for record in content["images"] if isinstance(record, dict))
+            features = make_features(list(categories.values()), ignored=has_unknown, objects=True)
         if categories != first[1]:
             raise DataError(f"{file}: its categories differ from those of {first[0]}")
         is_of_all = divide and len(files) == 1 and not _named_split(file)
@@ -205,7 +206,7 @@ def _load(
         logger.warning(f"{num_left_out} images without any label are left out (--keep_unlabelled true keeps them)")
     if groups:
         names = _leave_out_groups(first[0], list(categories.values()), groups, pending.values())
-        features = make_features(names, objects=True)
+        features = make_features(names, ignored=has_unknown, objects=True)
         result.update({name: Dataset.from_dict(columns, features=features) for name, columns in pending.items()})
     return result
 
@@ -241,7 +242,8 @@ def _leave_out_groups(file: Path, names: list[str], groups: list[str], splits: C
                    "classes")  # fmt: skip
     position = {old: new for new, old in enumerate(kept)}
     for columns in splits:
-        columns["labels"] = [[position[label] for label in labels] for labels in columns["labels"]]
+        for key in {"labels", "ignored"} & set(columns):
+            columns[key] = [[position[label] for label in labels if label in position] for labels in columns[key]]
         for objects in columns["objects"]:
             objects["label"] = [position[label] for label in objects["label"]]
     return [names[index] for index in kept]
@@ -314,7 +316,9 @@ def _read_split(
         logger.warning(f"{file}: {num_empty} instances have an empty box; they give labels but no objects")
     kept = [image_id for image_id in paths if keep_unlabelled or labels[image_id]]
     unknown = {name: None for name in ("truncated", "difficult", "visible")}
+    known = _verified(file, content["images"], labels, position)
     columns = {
+        **({"ignored": [sorted(set(position.values()) - known[image_id]) for image_id in kept]} if known else {}),
         "image": [paths[image_id] for image_id in kept],
         "labels": [sorted(labels[image_id]) for image_id in kept],
         "image_id": [str(image_id) for image_id in kept],
@@ -324,6 +328,24 @@ def _read_split(
         ],
     }
     return columns, len(paths) - len(kept)
+
+
+def _verified(
+    file: Path, images: list, labels: Mapping[int | str, set[int]], position: Mapping[int | str, int]
+) -> dict[int | str, set[int]]:
+    """Image id -> classes that were looked for. LVIS says so in `neg_category_ids`; empty for other files."""
+    if not any("neg_category_ids" in record for record in images):
+        return {}
+    known = {}
+    for number, record in enumerate(images):
+        absent = read_record(record, f"{file}: images[{number}]", _absent_categories)
+        image_id = entry_id(record["id"])
+        known[image_id] = labels[image_id] | {position[category] for category in absent if category in position}
+    return known
+
+
+def _absent_categories(record: dict) -> list[int | str]:
+    return [entry_id(category) for category in record.get("neg_category_ids") or ()]
 
 
 def _image_paths(

@@ -8,10 +8,11 @@ from transformers.utils import logging
 
 from ..files import listed
 from ..label_states import StateColumns
+from ..label_text import LabelText
 from ..schema import DataError
 from .rows import image_rows
 from .samples import Sample, to_datasets
-from .tables import Table, read_tables, state_columns
+from .tables import Table, column_named, read_tables, state_columns
 
 logger = logging.get_logger(__name__)
 
@@ -21,8 +22,9 @@ def read_columns(
 ):
     """Read tables whose cells say 1 (present), 0 (absent), or nothing: blank, null, NaN and -1 are unknown.
 
-    Where a table holds 1 and -1 and no 0, -1 is absent (CelebA). An image may be written without its folder or ending.
-    Tables are found as for `read_metadata`; CelebA's `list_attr_celeba` takes its splits from `list_eval_partition`.
+    A column `ignored` lists further unknown ones. Where a table holds 1 and -1 and no 0, -1 is absent (CelebA). An
+    image may be written without its folder or ending. Tables are found as for `read_metadata`; CelebA's
+    `list_attr_celeba` takes its splits from `list_eval_partition`.
 
     Args:
         path: The folder, or a single table.
@@ -55,6 +57,10 @@ def read_columns(
     for table in tables:
         for image in image_rows(table, root):
             labels, ignored = states(image.row, image.where)
+            unknown = image.row.get(column_named(table.columns, ("ignored",)))
+            unknown = LabelText([unknown], image.where)(unknown) if isinstance(unknown, str) else unknown or []
+            labels = [name for name in labels if name not in unknown]
+            ignored = list(dict.fromkeys([*ignored, *unknown]))
             sample = Sample(str(image.path), f"{image.folder}/{image.name}", image.where, labels, ignored)
             splits.setdefault(image.split, []).append(sample)
     return to_datasets(splits, names)

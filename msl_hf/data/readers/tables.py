@@ -123,16 +123,14 @@ def _is_of_all(file: Path) -> bool:
 
 
 def _tables_in(folder: Path, named: Collection[str]) -> list[Path]:
-    """Metadata files of a folder; without any, the CSV files in it that name images."""
+    """Metadata files of a folder, or CelebA's; without any, the CSV files in it that name images."""
     files = with_ending(folder, ".csv", ".jsonl", ".txt")
-    metadata = [file for file in files if file.name.casefold() in METADATA_FILES]
+    metadata = [file for file in files if file.name.casefold() in METADATA_FILES or file.stem == CELEBA_FILE]
     return metadata or [file for file in files if _lists_images(file, named)]
 
 
 def _lists_images(file: Path, named: Collection[str]) -> bool:
     """Whether a table names images and their labels."""
-    if file.stem == CELEBA_FILE:
-        return True
     if file.suffix.lower() != ".csv" or "submission" in file.name.casefold():  # Kaggle's
         return False
     columns = csv_columns(file)

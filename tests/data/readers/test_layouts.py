@@ -373,3 +373,21 @@ def test_annotated_classes_in_parquet_files(tmp_path):
     assert data[:]["labels"] == [[0], [1]] and data[:]["ignored"] == [[1], []]
     with pytest.raises(DataError, match="row 0: labels are numbers such as 0.5"):
         load_images(parquet(tmp_path, [[0.5], [1.0]], List(Value("float32"))))
+
+
+def test_lvis_says_which_classes_were_looked_for(tmp_path):
+    save(tmp_path, "1.png", "2.png")
+    content = {"images": [{"id": 1, "file_name": "1.png", "neg_category_ids": [2]},
+                          {"id": 2, "file_name": "2.png", "neg_category_ids": []}],
+               "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}],
+               "categories": [{"id": n, "name": name} for n, name in enumerate(("cat", "dog", "cow"), 1)]}  # fmt: skip
+    write(tmp_path / "lvis.json", json.dumps(content))
+    assert shown(load_images(tmp_path), "ignored") == {"train": {"1.png": ["cow"], "2.png": ["cat", "dog", "cow"]}}
+
+
+def test_unknown_labels_beside_a_column_for_each_class(tmp_path):
+    save(tmp_path, "a.png", "b.png")
+    write(tmp_path / "metadata.csv", "file_name,cat,dog,ignored", "a.png,1,0,dog", "b.png,1,1,")
+    data = load_images(tmp_path)
+    assert shown(data) == {"train": {"a.png": ["cat"], "b.png": ["cat", "dog"]}}
+    assert shown(data, "ignored") == {"train": {"a.png": ["dog"], "b.png": []}}
