@@ -110,12 +110,23 @@ class _Reader:
         class_names: The class names in order.
         read: (row with these columns, where) -> (indices of the labels, of the unknown ones).
         has_unknown: Whether labels can be unknown.
+
+    Raises:
+        DataError: when called, for an unknown label where there should be none.
     """
 
     columns: list[str]
     class_names: list[str]
     read: Callable[[Mapping, str], tuple[list[int], list[int]]]
     has_unknown: bool
+
+    def __call__(self, row: Mapping, where: str) -> tuple[list[int], list[int]]:
+        """The indices of the labels of a row, and of those of which nothing is known."""
+        labels, unknown = self.read(row, where)
+        if unknown and not self.has_unknown:
+            raise DataError(f"{where}: has unknown labels, and none of the first {PEEK} rows of the stream has; read "
+                            "the data without streaming")  # fmt: skip
+        return labels, unknown
 
 
 def _reader_of_lists(
@@ -128,12 +139,14 @@ def _reader_of_lists(
     top, feature, leaf = label_column.split(".")[0], _feature(features, label_column), _leaf(features, label_column)
     known = {name: name for name in KNOWN_COLUMNS if name in features}
     is_own = isinstance(_leaf(features, "ignored"), ClassLabel)
-    text, multi_hot, rows = None, False, []
+    text, multi_hot, rows, has_null = None, False, [], False
     if isinstance(leaf, ClassLabel):
         class_names = class_names or leaf.names
     else:
         limit = PEEK if streaming else None
-        rows = [row for row in _label_rows(path, loaded, label_column, limit) if row[1] is not None]
+        rows = list(_label_rows(path, loaded, label_column, limit))
+        has_null = any(labels is None for _, labels in rows)
+        rows = [row for row in rows if row[1] is not None]
         if getattr(feature, "dtype", None) == "string":
             texts = (label for _, labels in rows for label in labels)
             text = LabelText(texts, f"{path}, column {label_column!r}", separator)
@@ -144,7 +157,8 @@ def _reader_of_lists(
     class_names = list(class_names)
     positions = {name: index for index, name in enumerate(class_names)}
     states = StateColumns(class_names, (value for _, row in rows for value in row), path) if multi_hot else None
-    has_unknown = _may_be_unknown(loaded, top, bool(set(known) - {"ignored"} or (known and not is_own)), rows)
+    has_columns = bool(set(known) - {"ignored"} or (known and not is_own))
+    has_unknown = has_null or has_columns or _may_be_unknown(loaded, top, rows)
     if is_own and not has_unknown:  # it is of the schema, and kept as it is
         del known["ignored"]
 
@@ -174,11 +188,11 @@ def _texts(labels) -> list | None:
     return [part.strip() for part in labels.split(";")] if isinstance(labels, str) else labels
 
 
-def _may_be_unknown(loaded: Mapping, top: str, has_columns: bool, rows: Sequence[tuple[str, list]]) -> bool:
-    """Whether some image may have labels of which nothing is known: by a column of its own, null, -1 or NaN."""
+def _may_be_unknown(loaded: Mapping, top: str, rows: Sequence[tuple[str, list]]) -> bool:
+    """Whether some image has labels of which nothing is known: null, -1 or NaN; of a stream, in its first rows."""
     from datasets import ClassLabel, IterableDataset
 
-    if has_columns or any(value is None or value == -1 or value != value for _, row in rows for value in row):
+    if any(value is None or value == -1 or value != value for _, row in rows for value in row):
         return True
     for dataset in loaded.values():
         if isinstance(dataset, IterableDataset):
@@ -304,7 +318,7 @@ def _convert(path: str, split: str, dataset, image_column: str, reader: _Reader)
         read = []
         for at, number in enumerate(numbers):
             row = {name: rows[name][at] for name in reader.columns}
-            read.append(reader.read(row, f"{path}, split {split}, row {number}"))
+            read.append(reader(row, f"{path}, split {split}, row {number}"))
         image_ids = rows["image_id"] if has_ids else numbers
         return {
             "labels": [labels for labels, _ in read],
@@ -327,7 +341,7 @@ def _convert_stream(path: str, split: str, dataset, image_column: str, reader: _
     from datasets import Image
 
     def convert(row: dict, number: int) -> dict:
-        labels, ignored = reader.read(row, f"{path}, split {split}, row {number}")
+        labels, ignored = reader(row, f"{path}, split {split}, row {number}")
         return {
             "image": row[image_column],
             "labels": labels,
