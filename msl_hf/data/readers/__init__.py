@@ -9,7 +9,8 @@ from transformers.utils import logging
 from ..files import subfolders
 from ..schema import DataError, column
 from .class_folders import lines_for_class_folders
-from .coco import find_coco_files, read_coco
+from .coco import read_coco
+from .coco_files import find_coco_files
 from .columns import read_columns
 from .hub import load_hub
 from .label_studio import find_exports, read_label_studio
@@ -18,7 +19,7 @@ from .metadata import read_metadata
 from .openimages import find_tables as find_openimages
 from .openimages import read_openimages
 from .tables import METADATA_FILES, find_tables, read_tables
-from .voc import is_voc, read_voc
+from .voc_exports import is_voc, read_voc
 from .wider import load_wider, wider_files
 from .yolo import read_yolo, settings_file
 

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,26 +9,19 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..files import (
-    add_split,
     by_folders,
-    json_holds,
     listed,
     path_inside,
     read_json_lists,
     read_record,
-    split_in_name,
-    split_name,
-    subfolders,
-    with_ending,
 )
 from ..image_finder import ImageFinder
 from ..schema import DataError, make_features
+from .coco_files import KEYS, OFFICIAL, find_coco_files, folders_of, image_folders, named_split
 
 logger = logging.get_logger(__name__)
 
 SPLITS = {"train": "train", "validation": "val"}  # ours -> COCO's
-KEYS = ("images", "annotations", "categories")
-OFFICIAL = re.compile(r"instances_(train|val)(\d{4})\.json")
 CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
     "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
@@ -110,63 +102,10 @@ def read_coco(
         root = Path(image_dir)
         if not root.is_dir():
             raise DataError(f"{root}: no such folder of images")
-        folders = {name: [*_folders_of(root, name), root] for name in files}
+        folders = {name: [*folders_of(root, name), root] for name in files}
     else:
-        folders = {name: _image_folders(root, name, file) for name, file in files.items()}
+        folders = {name: image_folders(root, name, file) for name, file in files.items()}
     return _load(files, folders, root, keep, divide=not (train_json or val_json))
-
-
-def find_coco_files(path: Path, year: int | None = None) -> dict[str, Path]:
-    """Split -> annotation file, of a folder or of the file itself; empty where there is none.
-
-    Raises:
-        DataError: where the files of several years, or several files of one split, may be meant.
-    """
-    if path.is_file():
-        return {_split_of(path): path} if is_coco_file(path) else {}
-    official = sorted((path / "annotations").glob("instances_*.json"))
-    years = sorted({match[2] for file in official if (match := OFFICIAL.fullmatch(file.name))})
-    if years and (str(year) not in years if year is not None else len(years) > 1):
-        raise DataError(f"{path}: holds COCO of {' and '.join(years)}; say which with --year")
-    if years:
-        chosen = str(year or years[0])
-        official = [file for file in official if (match := OFFICIAL.fullmatch(file.name)) and match[2] == chosen]
-    files: dict[str, Path] = {}
-    candidates = [*official, *(folder / "_annotations.coco.json" for folder in (path, *subfolders(path)))]
-    if not any(file.is_file() for file in candidates):
-        places = (path, path / "annotations", *(folder for folder in subfolders(path) if split_name(folder.name)))
-        candidates = [file for place in places for file in with_ending(place, ".json")]
-    for file in candidates:
-        if file.is_file() and is_coco_file(file):
-            add_split(files, _split_of(file), file, file)
-    return files
-
-
-def is_coco_file(file: Path) -> bool:
-    """Whether a JSON file is an object with COCO's keys."""
-    named = OFFICIAL.fullmatch(file.name) or file.name == "_annotations.coco.json"
-    return bool(named) or json_holds(file, b"{", *KEYS)
-
-
-def _named_split(file: Path) -> str | None:
-    """From the words of a file's name (`instances_val2017.json`), else its folder."""
-    return split_in_name(file.stem) or split_name(file.parent.name)
-
-
-def _split_of(file: Path) -> str:
-    return _named_split(file) or "train"
-
-
-def _image_folders(root: Path, split: str, file: Path) -> list[Path]:
-    """Where the images of an annotation file may lie, likeliest first."""
-    part = re.sub(r"^instances_", "", file.stem)
-    places = [root / part, root / "images" / part, file.parent, *_folders_of(root / "images", split), root / "images"]
-    return [place for place in dict.fromkeys((*places, *_folders_of(root, split), root)) if place.is_dir()]
-
-
-def _folders_of(place: Path, split: str) -> list[Path]:
-    """The folders of a split in a place."""
-    return [folder for folder in subfolders(place) if split_name(folder.name) == split] if place.is_dir() else []
 
 
 def _load(
@@ -190,7 +129,7 @@ def _load(
             features = make_features(list(categories.values()), ignored=has_unknown, objects=True)
         if categories != first[1]:
             raise DataError(f"{file}: its categories differ from those of {first[0]}")
-        is_of_all = divide and len(files) == 1 and not _named_split(file)
+        is_of_all = divide and len(files) == 1 and not named_split(file)
         paths = _image_paths(None if is_of_all else name, file, content["images"], folders[name], root)
         columns, left_out = _read_split(file, content, categories, paths, keep_unlabelled)
         del content

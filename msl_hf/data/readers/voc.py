@@ -8,19 +8,15 @@ from transformers.utils import logging
 
 from ..files import (
     add_split,
-    by_folders,
-    image_endings,
     is_image,
     read_text,
     split_name,
-    split_of_path,
     text_lines,
-    unlisted_images,
 )
 from ..image_finder import ImageFinder
 from ..schema import DataError, make_features
 from .samples import Sample, class_names_of_samples, to_datasets
-from .voc_xml import annotation_files, read_annotation, report_boxes
+from .voc_xml import annotated_sample, image_root, read_annotation, report_boxes
 
 logger = logging.get_logger(__name__)
 
@@ -58,51 +54,10 @@ def load_voc(root: str | os.PathLike, year: int = 2007):
     if not main.is_dir():
         raise DataError(f"{main}: no such folder; root must be the VOCdevkit folder that holds VOC{year}/ "
                         "(pass --download to fetch the official archives)")  # fmt: skip
-    return _load_image_sets(folder)
+    return load_image_sets(folder)
 
 
-def read_voc(path: str | os.PathLike, year: int | None = None, keep_unlabelled: bool | None = None):
-    """Read VOC's XML wherever tools put it.
-
-    A VOCdevkit tree, one of its `VOC<year>` folders, or folders of XML without `ImageSets/Main` (LabelImg, CVAT,
-    Roboflow): images and XML side by side, or in `Annotations/` and another folder, in the root or in a folder for
-    each split.
-
-    Args:
-        path: The folder.
-        year: Of a VOCdevkit tree that holds several.
-        keep_unlabelled: Keep images without an XML file, as images without labels; otherwise they are left out, and
-            counted, because tools write an XML file for every image that was looked at.
-
-    Returns, Raises:
-        As `load_voc`.
-    """
-    root = Path(path)
-    years = sorted(folder for folder in root.glob("VOC*") if (folder / "ImageSets" / "Main").is_dir())
-    if year is not None and years:
-        return load_voc(root, year)
-    if len(years) > 1:
-        raise DataError(f"{root}: holds {' and '.join(folder.name for folder in years)}; say which with --year")
-    for folder in (*years, root):
-        if (folder / "ImageSets" / "Main").is_dir():
-            return _load_image_sets(folder)
-    files = annotation_files(root)
-    if not files:
-        raise DataError(f"{root}: holds no XML files of VOC")
-    samples = _read_files(root, files, bool(keep_unlabelled))
-    splits: dict[str, list[Sample]] = {}
-    for sample, split in zip(samples, by_folders([sample.where for sample in samples], root, root), strict=True):
-        splits.setdefault(split or "train", []).append(sample)
-    return to_datasets(splits, class_names_of_samples(root, splits, are_names=True))
-
-
-def is_voc(root: Path) -> bool:
-    """Whether a folder holds what `read_voc` reads."""
-    trees = (root, *root.glob("VOC*"))
-    return any((tree / "ImageSets" / "Main").is_dir() for tree in trees) or bool(annotation_files(root))
-
-
-def _load_image_sets(folder: Path):
+def load_image_sets(folder: Path):
     """Splits and labels as `ImageSets/Main` lists them; labels from the XML where there are no class files."""
     from datasets import Dataset, DatasetDict
 
@@ -120,7 +75,7 @@ def _load_image_sets(folder: Path):
     class_names = sorted({
         path.name.removesuffix(f"_{split}.txt") for split in splits for path in main.glob(f"*_{split}.txt")
     })  # fmt: skip
-    finder = ImageFinder(_image_root(folder))
+    finder = ImageFinder(image_root(folder))
     if not class_names:
         samples = {_called(split): _annotated_samples(main / f"{split}.txt", folder, finder) for split in splits}
         return to_datasets(samples, class_names_of_samples(folder, samples, are_names=True))
@@ -137,11 +92,6 @@ def _load_image_sets(folder: Path):
 def _called(split: str) -> str:
     """What a list of ImageSets/Main is called here; CVAT calls the one that it makes by itself `default`."""
     return split if split in SPLITS else split_name(split) or ("train" if split == "default" else split)
-
-
-def _image_root(folder: Path) -> Path:
-    """The folder of the images: beside it there may be others of segmentations, with the same names."""
-    return next((place for name in ("JPEGImages", "images") if (place := folder / name).is_dir()), folder)
 
 
 def _image_ids(file: Path) -> list[str]:
@@ -206,40 +156,6 @@ def _read_class_file(path: Path) -> dict[str, int]:
     return states
 
 
-def _read_files(root: Path, files: list[Path], keep_unlabelled: bool) -> list[Sample]:
-    """Every XML file with its image, and, where asked for, the images without one."""
-    finder = ImageFinder(_image_root(root), dict.fromkeys(file.parent for file in files))
-    samples, num_bad = [], 0
-    for file in files:
-        filename, objects, bad = read_annotation(file)
-        num_bad += bad
-        samples.append(_sample(str(_image_of(file, filename, root, finder)), file.stem, str(file), objects))
-    annotated = {sample.image for sample in samples}
-    rest = unlisted_images(_image_root(root), annotated, "XML file", keep_unlabelled)
-    if keep_unlabelled:
-        samples += [Sample(str(image), image.relative_to(root).as_posix(), str(image)) for image in rest]
-    report_boxes(root, num_bad)
-    return samples
-
-
-def _image_of(file: Path, filename: str, root: Path, finder: ImageFinder) -> Path:
-    """The image of an XML file: beside it as it writes, if that is of its own name, else of its own name, else as it
-    writes, else elsewhere. Files are renamed, and names come from other machines."""
-    if Path(filename).stem == file.stem and os.path.isfile(file.parent / filename):
-        return file.parent / filename
-    for ending in sorted(image_endings()):
-        for beside in (file.with_suffix(ending), file.with_suffix(ending.upper())):
-            if os.path.isfile(beside):
-                return beside
-    if filename and os.path.isfile(file.parent / filename):
-        return file.parent / filename
-    split = split_of_path(file, root)
-    found = finder.find(filename, str(file), split) if filename else None
-    if found is None or found.stem != file.stem:
-        found = finder.find(file.stem, str(file), split) or found
-    return found or file.parent / (filename or f"{file.stem}.jpg")
-
-
 def _annotated_samples(list_file: Path, folder: Path, finder: ImageFinder) -> list[Sample]:
     """Images of a list, with the labels of their XML files; one without such a file shows nothing."""
     samples, missing, num_bad = [], [], 0
@@ -250,19 +166,14 @@ def _annotated_samples(list_file: Path, folder: Path, finder: ImageFinder) -> li
             num_bad += bad
         else:
             missing.append(image_id)
-        samples.append(_sample(str(_image_path(folder, image_id, finder, filename)), image_id, str(file), objects))
+        samples.append(
+            annotated_sample(str(_image_path(folder, image_id, finder, filename)), image_id, str(file), objects)
+        )
     if missing:
         logger.warning(f"{list_file}: {len(missing)} images have no XML file, such as {missing[0]}; they are images "
                        "without labels")  # fmt: skip
     report_boxes(folder, num_bad)
     return samples
-
-
-def _sample(image: str, image_id: str, where: str, objects: list[dict]) -> Sample:
-    """Objects give labels; a class with difficult ones alone is ignored."""
-    labels = list(dict.fromkeys(item["label"] for item in objects if not item["difficult"]))
-    ignored = [name for name in dict.fromkeys(item["label"] for item in objects) if name not in labels]
-    return Sample(image, image_id, where, labels, ignored, objects=[item for item in objects if "bbox" in item])
 
 
 class _Annotations:

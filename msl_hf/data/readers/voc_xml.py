@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from ..files import walk
 from ..schema import DataError
+from .samples import Sample
 
 logger = logging.get_logger(__name__)
 
@@ -61,3 +62,15 @@ def _read_object(element: ET.Element, path: Path) -> dict:
     if width > 0 and height > 0 and all(map(math.isfinite, (xmin, ymin, width, height))):
         found["bbox"] = [xmin - 1, ymin - 1, width, height]
     return found
+
+
+def image_root(folder: Path) -> Path:
+    """The folder of the images: beside it there may be others of segmentations, with the same names."""
+    return next((place for name in ("JPEGImages", "images") if (place := folder / name).is_dir()), folder)
+
+
+def annotated_sample(image: str, image_id: str, where: str, objects: list[dict]) -> Sample:
+    """Objects give labels; a class with difficult ones alone is ignored."""
+    labels = list(dict.fromkeys(item["label"] for item in objects if not item["difficult"]))
+    ignored = [name for name in dict.fromkeys(item["label"] for item in objects) if name not in labels]
+    return Sample(image, image_id, where, labels, ignored, objects=[item for item in objects if "bbox" in item])

@@ -397,6 +397,6 @@ def test_unknown_labels_of_a_stream_are_never_taken_for_absent(tmp_path, monkeyp
     folder = parquet(tmp_path, [["cat"], None], List(Value("string")))
     rows = list(load_images(folder, class_names=["cat", "dog"], streaming=True)["train"])
     assert [row["ignored"] for row in rows] == [[], [0, 1]]
-    monkeypatch.setattr("msl_hf.data.readers.hub.PEEK", 1)
+    monkeypatch.setattr("msl_hf.data.readers.hub_labels.PEEK", 1)
     with pytest.raises(DataError, match="row 1: has unknown labels, and none of the first 1 rows"):
         list(load_images(folder, class_names=["cat", "dog"], streaming=True)["train"])
