@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {"mask_drawing": 0, "masks": 1, "model": 1, "data": 1, "evaluation": 2, "hub": 2, "training": 3, "runs": 4}
-TRAIN_ONLY = {"datasets", "evaluate", "sklearn", "matplotlib", "yaml", "jinja2", "tqdm"}
+TRAIN_ONLY = {"pyarrow", "datasets", "evaluate", "sklearn", "matplotlib", "yaml", "jinja2", "tqdm"}
 
 
 def sources() -> list[Path]:
@@ -66,9 +66,7 @@ def test_model_files_need_no_other_part_of_the_package():
 
 
 def test_importing_needs_no_package_of_training():
-    code = (
-        "import sys, msl_hf; print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('msl_hf')))"
-    )
+    code = "import sys, msl_hf, msl_hf.data; print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('msl_hf')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     files = [Path(line) for line in done.stdout.splitlines() if line.endswith(".py")]
     assert len(files) > 10

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow.compute as pc
 from transformers.utils import logging
 
 from ..files import listed
@@ -121,6 +120,7 @@ def _texts(labels) -> list | None:
 
 def _may_be_unknown(loaded: Mapping, top: str, rows: Sequence[tuple[str, list]]) -> bool:
     """Whether some image has labels of which nothing is known: null, -1 or NaN; of a stream, in its first rows."""
+    import pyarrow.compute as pc
     from datasets import ClassLabel, IterableDataset
 
     if any(value is None or value == -1 or value != value for _, row in rows for value in row):
