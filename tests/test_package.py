@@ -66,7 +66,8 @@ def test_model_files_need_no_other_part_of_the_package():
 
 
 def test_importing_needs_no_package_of_training():
-    code = "import sys, msl_hf, msl_hf.data; print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('msl_hf')))"
+    shown = "m.__file__ for n, m in sys.modules.items() if n.startswith('msl_hf')"
+    code = f"import sys, msl_hf, msl_hf.data; print('\\n'.join({shown}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     files = [Path(line) for line in done.stdout.splitlines() if line.endswith(".py")]
     assert len(files) > 10
