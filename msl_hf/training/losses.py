@@ -43,7 +43,8 @@ class LargeLossRejection(nn.Module):
 
     A network learns clean labels before it memorises wrong ones, so that among the zeros those of the largest loss are
     the likeliest to be forgotten labels. In epoch t = 1, 2, ... the ceil((t - 1) * delta * B * C) zeros of the batch
-    with the largest losses count with loss 0. The first epoch, and evaluation, are plain binary cross-entropy.
+    with the largest losses count with loss 0; a verified absence is a zero like the others. The first epoch, and
+    evaluation, are plain binary cross-entropy.
 
     Args:
         delta: Share of the entries of a batch that each epoch adds to the rejected ones; the paper's 0.2 %.
