@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .files import images_below, path_inside, split_name
+from .files import images_below, path_inside, split_of_path
 from .schema import DataError
 
 logger = logging.get_logger(__name__)
@@ -44,7 +44,7 @@ class ImageFinder:
             if len(parts) > 1 and parts[0] == folder.name and os.path.isfile(folder.joinpath(*parts[1:])):
                 return folder.joinpath(*parts[1:])
         shorter = (folder.joinpath(*parts[at:]) for folder in self.folders for at in range(1, len(parts) - 1))
-        found = list(filter(os.path.isfile, shorter))[:1] or self._named(parts[-1], split)
+        found = self._of_split(filter(os.path.isfile, shorter), split)[:1] or self._named(parts[-1], split)
         if len(found) > 1:
             found = [file for file in found if file.parent in self.folders] or found
         if len(found) > 1:
@@ -70,8 +70,8 @@ class ImageFinder:
             for file in images_below(self.root)[0]:
                 self._by_name[file.name].append(file)
                 self._by_name[file.stem].append(file)
-        found = self._by_name.get(name, [])
-        if split is None or not found:
-            return found
-        return [file for file in found if {split_name(part) for part in file.relative_to(self.root).parts[:-1]}
-                <= {None, split}]  # fmt: skip
+        return self._of_split(self._by_name.get(name, []), split)
+
+    def _of_split(self, files: Iterable[Path], split: str | None) -> list[Path]:
+        """Those that lie in no folder of another split."""
+        return [file for file in files if split is None or split_of_path(file, self.root) in (None, split)]

@@ -101,17 +101,20 @@ def image_size(row: Mapping) -> tuple[int, int]:
         return image.size[::-1] if turned else image.size
 
 
-def image_files(dataset) -> dict[str, str]:
+def image_files(dataset, read_content: bool = True) -> dict[str, str]:
     """What the images of a `datasets.Dataset` of the schema are, whatever they are called: key -> image id.
 
-    The key of an image is its file, links followed; that of an embedded one, as in parquet files, is its content.
+    The key of an image is its file, links followed; that of an embedded one, as in parquet files, is its content, or,
+    without `read_content`, which takes as long as reading all of them, its id.
     """
     keys: dict[str, str] = {}
     rows = dataset.with_format("arrow").select_columns(["image", "image_id"])
     for batch in rows.iter(batch_size=100):
         for image, image_id in zip(batch["image"].to_pylist(), batch["image_id"].to_pylist(), strict=True):
             content = image["bytes"]
-            key = os.path.realpath(image["path"]) if content is None else hashlib.sha1(content).hexdigest()
+            key = os.path.realpath(image["path"]) if content is None else image_id
+            if content is not None and read_content:
+                key = hashlib.sha1(content).hexdigest()
             keys[key] = image_id
     return keys
 

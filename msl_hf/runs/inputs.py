@@ -91,13 +91,14 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
             chosen[role] = check_split(dataset, name, limit, data.drop_bad_images, progress, data.check_images)
     if is_stream:
         return Splits(**chosen, names=names)
-    trained = image_files(chosen["train"])
-    for role in ("selection", "test"):
-        if chosen[role] is not None:
-            both = set(image_files(chosen[role])) & set(trained)
-            if both:
-                raise RunError(f"{len(both)} images of split {names[role]!r} are trained on as part of split "
-                               f"{train!r}, such as {trained[min(both)]}; choose another split")  # fmt: skip
+    others = [role for role in ("selection", "test") if chosen[role] is not None]
+    if others:
+        trained = image_files(chosen["train"], data.check_images)
+    for role in others:
+        both = image_files(chosen[role], data.check_images).keys() & trained
+        if both:
+            raise RunError(f"{len(both)} images of split {names[role]!r} are trained on as part of split "
+                           f"{train!r}, such as {trained[min(both)]}; choose another split")  # fmt: skip
     return Splits(**chosen, names=names)
 
 

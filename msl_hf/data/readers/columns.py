@@ -55,10 +55,13 @@ def read_columns(
     states = StateColumns(names, values, str(path))
     splits: dict[str, list[Sample]] = {}
     for table in tables:
+        column = column_named(table.columns, ("ignored",))
+        cells = [row.get(column) for _, row in table.rows]
+        text = LabelText((cell for cell in cells if isinstance(cell, str)), f"{table.file}, column {column!r}")
         for image in image_rows(table, root):
             labels, ignored = states(image.row, image.where)
-            unknown = image.row.get(column_named(table.columns, ("ignored",)))
-            unknown = LabelText([unknown], image.where)(unknown) if isinstance(unknown, str) else unknown or []
+            unknown = image.row.get(column) or []
+            unknown = text(unknown) if isinstance(unknown, str) else unknown
             labels = [name for name in labels if name not in unknown]
             ignored = list(dict.fromkeys([*ignored, *unknown]))
             sample = Sample(str(image.path), f"{image.folder}/{image.name}", image.where, labels, ignored)

@@ -209,8 +209,3 @@ def _find(finder: ImageFinder, written: str, where: str) -> Path:
         raise DataError(f"{where}: {written!r} names no image")
     original = re.sub(r"(^|/)[0-9a-f]{8}-([^/]*)$", r"\1\2", name)
     return finder.find(name, where) or finder.find(original, where) or finder.expect(name, where)
-
-
-def is_label_studio(root: Path) -> bool:
-    """Whether a folder holds an export of Label Studio."""
-    return any(_is_export(file) for file in with_ending(root, ".json"))

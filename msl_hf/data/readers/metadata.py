@@ -73,7 +73,8 @@ def read_metadata(
 
 def _read_multi_hot(splits: Mapping[str, list[Sample]], class_names: Sequence[str]) -> None:
     """Turn labels that are a number for each class into names, where all of them are."""
-    samples = [sample for members in splits.values() for sample in members]
+    members = [sample for members in splits.values() for sample in members]
+    samples = [sample for sample in members if sample.labels or sample.annotated != []]  # but those with null
     if not is_multi_hot([(sample.where, sample.labels) for sample in samples], len(class_names)):
         return
     states = StateColumns(class_names, (value for sample in samples for value in sample.labels), samples[0].where)

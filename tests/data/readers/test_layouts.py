@@ -47,6 +47,16 @@ def test_a_number_for_each_class_is_no_index(kind, tmp_path):
     assert shown(load_images(tmp_path)) == {"train": expected}
 
 
+def test_numbers_for_each_class_beside_images_of_which_nothing_is_known(tmp_path):
+    save(tmp_path, "a.png", "b.png", "c.png")
+    write(tmp_path / "classes.txt", "cat", "dog", "bird")
+    rows = (("a.png", [0, 1, 1]), ("b.png", None), ("c.png", [1, 0, 0]))
+    write(tmp_path / "metadata.jsonl", *(json.dumps({"file_name": name, "labels": value}) for name, value in rows))
+    data = load_images(tmp_path)
+    assert shown(data) == {"train": {"a.png": ["dog", "bird"], "b.png": [], "c.png": ["cat"]}}
+    assert shown(data, "ignored") == {"train": {"a.png": [], "b.png": ["cat", "dog", "bird"], "c.png": []}}
+
+
 def test_numbers_that_may_be_either_are_refused(tmp_path):
     save(tmp_path, "a.png", "b.png")
     write(tmp_path / "classes.txt", "cat", "dog")
