@@ -82,7 +82,7 @@ def read_image(row: Mapping, least_size: tuple[int, int] | None = None) -> Image
         return image
     try:
         return crop_box(image, row["crop"])
-    except ValueError as error:
+    except (ValueError, OverflowError, Image.DecompressionBombError) as error:
         raise DataError(f"{image_name(row)}: {error}") from error
 
 
@@ -120,10 +120,16 @@ def image_files(dataset, read_content: bool = True) -> dict[str, str]:
 
 
 def crop_box(image: Image.Image, bbox: Sequence[float]) -> Image.Image:
-    """The part of an image within [x, y, w, h] pixels; what of the box lies outside the image is left out."""
-    left, top = max(round(bbox[0]), 0), max(round(bbox[1]), 0)
-    right, bottom = min(round(bbox[0] + bbox[2]), image.width), min(round(bbox[1] + bbox[3]), image.height)
-    if right <= left or bottom <= top:
+    """The part of an image within [x, y, w, h] pixels; what of the box lies outside the image is black.
+
+    Like the reference, which thus keeps the scale and the aspect ratio of a person at the border.
+
+    Raises:
+        ValueError: for a box without a part inside the image.
+    """
+    left, top = round(bbox[0]), round(bbox[1])
+    right, bottom = round(bbox[0] + bbox[2]), round(bbox[1] + bbox[3])
+    if min(right, image.width) <= max(left, 0) or min(bottom, image.height) <= max(top, 0):
         size = f"{image.width} x {image.height}"
         raise ValueError(f"the box {[round(side) for side in bbox]} has no part inside the {size} image")
     return image.crop((left, top, right, bottom))

@@ -18,6 +18,7 @@ from ..files import (
 from ..image_finder import ImageFinder
 from ..schema import DataError, make_features
 from .coco_files import KEYS, OFFICIAL, find_coco_files, folders_of, image_folders, named_split
+from .samples import is_box
 
 logger = logging.get_logger(__name__)
 
@@ -245,10 +246,12 @@ def _read_split(
         labels[image_id].add(position[category])
         if bbox is None:
             continue  # an image's label
-        if not (bbox[2] > 0 and bbox[3] > 0 and math.isfinite(sum(bbox))):
+        if not is_box(bbox):
             num_empty += 1
             continue
-        values = (position[category], bbox, bbox[2] * bbox[3] if area is None else area, crowd)
+        if area is None or not math.isfinite(area):
+            area = bbox[2] * bbox[3]
+        values = (position[category], bbox, area, crowd)
         for column, value in zip(objects[image_id].values(), values, strict=True):
             column.append(value)
     if num_empty:

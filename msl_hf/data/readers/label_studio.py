@@ -195,8 +195,7 @@ def _box(value: dict) -> list[float] | None:
         right, bottom = left + float(value["width"]), top + float(value["height"])
     else:
         return None
-    box = [left * width, top * height, (right - left) * width, (bottom - top) * height]
-    return box if box[2] > 0 and box[3] > 0 else None
+    return [left * width, top * height, (right - left) * width, (bottom - top) * height]
 
 
 def _find(finder: ImageFinder, written: str, where: str) -> Path:

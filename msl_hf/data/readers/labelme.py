@@ -83,8 +83,7 @@ def _read_shape(shape: dict) -> tuple[str, list[float] | None]:
         points = [(x - radius, y - radius), (x + radius, y + radius)]
     xs, ys = zip(*points, strict=True)
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    usable = shape.get("shape_type") not in ("point", "line", "linestrip") and all(map(math.isfinite, box))
-    return str(shape["label"]), box if usable and box[2] > 0 and box[3] > 0 else None
+    return str(shape["label"]), None if shape.get("shape_type") in ("point", "line", "linestrip") else box
 
 
 def _image(content: dict, file: Path, finder: ImageFinder) -> str | dict:

@@ -1,11 +1,16 @@
 """What every reader makes of its files: samples, which become a `DatasetDict` of the schema."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers.utils import logging
+
 from ..labels import class_file, read_class_names, sorted_names, to_indices
 from ..schema import DataError, make_features
+
+logger = logging.get_logger(__name__)
 
 PROPERTIES = ("area", "truncated", "difficult", "crowd", "visible")  # of an object, None where they are not known
 
@@ -55,6 +60,8 @@ def class_names_of_samples(root: Path, splits: Mapping[str, Sequence[Sample]], a
 def to_datasets(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[str]):
     """Samples of each split -> `DatasetDict`, with the columns `ignored` and `objects` where any sample has such.
 
+    Boxes that cover nothing are left out, and their number is logged.
+
     Raises:
         DataError: for a label that is none of the classes, or both present and unknown, and an image listed twice.
     """
@@ -65,7 +72,7 @@ def to_datasets(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[st
     has_ignored = any(sample.ignored or sample.annotated is not None for sample in samples)
     has_objects = any(sample.objects for sample in samples)
     features = make_features(class_names, ignored=has_ignored, objects=has_objects)
-    result = DatasetDict()
+    result, num_empty = DatasetDict(), 0
     for split, members in splits.items():
         _refuse_repetition(members)
         columns: dict[str, list] = {name: [] for name in features}
@@ -79,9 +86,18 @@ def to_datasets(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[st
             if has_ignored:
                 columns["ignored"].append(ignored)
             if has_objects:
-                columns["objects"].append(_object_columns(sample, positions))
+                boxes = [item for item in sample.objects if is_box(item["bbox"])]
+                num_empty += len(sample.objects) - len(boxes)
+                columns["objects"].append(_object_columns(boxes, positions, sample.where))
         result[split] = Dataset.from_dict(columns, features=features)
+    if num_empty:
+        logger.warning(f"{num_empty} boxes are empty, or no boxes at all; they give labels but no objects")
     return result
+
+
+def is_box(bbox: Sequence[float]) -> bool:
+    """Whether [x, y, w, h] are numbers of an area."""
+    return len(bbox) == 4 and all(map(math.isfinite, bbox)) and bbox[2] > 0 and bbox[3] > 0
 
 
 def known_and_unknown(
@@ -115,10 +131,10 @@ def _refuse_repetition(samples: Sequence[Sample]) -> None:
             seen[sample.image] = sample.where
 
 
-def _object_columns(sample: Sample, positions: Mapping[str, int]) -> dict[str, list]:
+def _object_columns(objects: Sequence[dict], positions: Mapping[str, int], where: str) -> dict[str, list]:
     columns: dict[str, list] = {name: [] for name in ("label", "bbox", *PROPERTIES)}
-    for item in sample.objects:
-        columns["label"].extend(to_indices([item["label"]], positions, sample.where))
+    for item in objects:
+        columns["label"].extend(to_indices([item["label"]], positions, where))
         columns["bbox"].append(item["bbox"])
         area = item.get("area")
         columns["area"].append(item["bbox"][2] * item["bbox"][3] if area is None else area)

@@ -1,6 +1,5 @@
 """The XML files of PASCAL VOC, one an image."""
 
-import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -9,7 +8,7 @@ from transformers.utils import logging
 
 from ..files import walk
 from ..schema import DataError
-from .samples import Sample
+from .samples import Sample, is_box
 
 logger = logging.get_logger(__name__)
 
@@ -58,9 +57,9 @@ def _read_object(element: ET.Element, path: Path) -> dict:
         found["visible"] = None if visible is None else float(visible)
     except (AttributeError, TypeError, ValueError):
         return found
-    width, height = xmax - xmin + 1, ymax - ymin + 1
-    if width > 0 and height > 0 and all(map(math.isfinite, (xmin, ymin, width, height))):
-        found["bbox"] = [xmin - 1, ymin - 1, width, height]
+    bbox = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
+    if is_box(bbox):
+        found["bbox"] = bbox
     return found
 
 

@@ -8,6 +8,7 @@ from transformers.utils import logging
 from ..files import path_inside, read_json_lists, read_record
 from ..images import crop_box, upright_rgb
 from ..schema import DataError, make_features
+from .samples import is_box
 
 logger = logging.get_logger(__name__)
 
@@ -22,7 +23,7 @@ def load_wider(root: str | os.PathLike):
     """Load WIDER-Attribute: every person box is a sample, cut out of its photograph without a margin.
 
     Attribute 1 gives `labels`, 0 (unspecified) gives `ignored`, and -1 neither. What of a box lies outside the
-    photograph is left out; so are persons whose box is empty, and their number is logged.
+    photograph is black. Persons whose box is empty are left out, and their number is logged.
 
     Args:
         root: Holds `Image/` and `wider_attribute_trainval.json`, `wider_attribute_test.json`, or the folder
@@ -100,7 +101,7 @@ def _read_split(file: Path, content: dict, num_attributes: int, folder: Path) ->
                 raise DataError(f"{here}: bbox must be [x, y, w, h], got {bbox}")
             if len(states) != num_attributes or not set(states) <= {1, 0, -1}:
                 raise DataError(f"{here}: attribute must be {num_attributes} times 1, 0 or -1, got {states}")
-            if not (bbox[2] > 0 and bbox[3] > 0):
+            if not is_box(bbox):
                 num_empty += 1
                 continue
             columns["image"].append(path)

@@ -98,3 +98,13 @@ def test_real_photographs(shared):
 def test_generated_tree_is_what_the_format_says():
     content = coco_instances("val", 2014, 6)
     assert content["images"][0]["file_name"] == "COCO_val2014_000000000200.jpg"
+
+
+def test_images_lie_where_the_reference_keeps_them(tmp_path):
+    make_coco(tmp_path)
+    (tmp_path / "images").mkdir()
+    for folder in ("train2014", "val2014"):
+        (tmp_path / folder).rename(tmp_path / "images" / folder)
+    data = load_coco(tmp_path)
+    assert [len(split) for split in data.values()] == [5, 5]
+    assert data["validation"][1]["image"].size == (60, 40)

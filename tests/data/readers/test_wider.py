@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from trees import ATTRIBUTES, make_wider
 
-from msl_hf.data import ImageDataset, MultiLabelCollator, build_processor, check_images, load_wider
+from msl_hf.data import ImageDataset, MultiLabelCollator, build_processor, check_images, load_images, load_wider
 from msl_hf.data.schema import DataError, class_names_of, column
 
 
@@ -20,10 +20,11 @@ def test_persons_attributes_and_crops(tmp_path):
     assert row["image_id"] == "trainval/0--Parade/0_Parade_1.jpg#0"
     assert row["labels"] == [i for i, state in enumerate(states) if state == 1]
     assert row["ignored"] == [i for i, state in enumerate(states) if state == 0]
-    # Inside the image the whole box, beyond the border (x = -4.5) only what the image shows.
+    # Inside the image the whole box; what of it lies beyond the border (x = -4.5) is black.
     photograph = np.asarray(Image.open(tmp_path / "Image" / content["images"][1]["file_name"]).convert("RGB"))
     assert np.array_equal(np.asarray(row["image"]), photograph[6:37, 10:30])
-    assert np.array_equal(np.asarray(data["train"][2]["image"]), photograph[3:33, 0:20])
+    person = np.asarray(data["train"][2]["image"])
+    assert np.array_equal(person[:, 4:], photograph[3:33, 0:20]) and not person[:, :4].any()
 
 
 def test_pixel_values_show_the_person_alone(tmp_path):
@@ -86,3 +87,25 @@ def test_unusable_boxes(tmp_path, monkeypatch):
 def test_wrong_folder(tmp_path):
     with pytest.raises(DataError, match="holds neither wider_attribute_trainval.json nor"):
         load_wider(tmp_path)
+
+
+def test_annotations_lie_where_the_reference_keeps_them(tmp_path):
+    make_wider(tmp_path)
+    (tmp_path / "Annotations").mkdir()
+    for file in tmp_path.glob("wider_attribute_*.json"):
+        file.rename(tmp_path / "Annotations" / file.name)
+    assert [len(split) for split in load_wider(tmp_path).values()] == [18, 18]
+    assert load_images(tmp_path)["train"][2]["labels"] == load_wider(tmp_path)["train"][2]["labels"]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_boxes_of_no_numbers_cost_the_person(tmp_path, value):
+    edit(make_wider(tmp_path), lambda c: c["images"][1]["targets"][0]["bbox"].__setitem__(2, value))
+    assert len(load_wider(tmp_path)["train"]) == 17
+
+
+@pytest.mark.parametrize("side", [0, 2])
+def test_boxes_that_no_photograph_holds_are_named(tmp_path, side):
+    edit(make_wider(tmp_path), lambda c: c["images"][1]["targets"][0]["bbox"].__setitem__(side, 1e30))
+    with pytest.raises(DataError, match="0_Parade_1.jpg: "):
+        check_images(load_wider(tmp_path)["train"], progress=False)
