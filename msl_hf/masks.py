@@ -1,10 +1,12 @@
 """Partial inputs: banks of binary masks, and the one function that paints them over a batch of images."""
 
 import contextlib
+import operator
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,8 @@ def apply_mask(
     """
     if fill not in ("black", "zero"):
         raise ValueError(f"fill must be 'black' or 'zero', got {fill!r}")
+    if not pixel_values.is_floating_point():
+        raise ValueError(f"pixel_values must be normalised floating-point images, got {pixel_values.dtype}")
     expected = (pixel_values.shape[0], 1, *pixel_values.shape[-2:])
     if tuple(keep.shape) != expected or keep.dtype != torch.bool:
         raise ValueError(f"keep must be a bool tensor of shape {expected}, got {keep.dtype} {tuple(keep.shape)}")
@@ -98,7 +102,7 @@ class MaskBank:
 
     def __init__(self, keep: np.ndarray | torch.Tensor):
         keep = np.asarray(keep)
-        if keep.ndim != 3 or keep.dtype != np.bool_ or len(keep) == 0:
+        if keep.ndim != 3 or keep.dtype != np.bool_ or keep.size == 0:
             raise ValueError(f"MaskBank takes (N, H, W) bool masks with N >= 1, got {keep.dtype} {keep.shape}")
         hole_ratios = torch.from_numpy(1.0 - keep.reshape(len(keep), -1).mean(axis=1)).float()
         self._set(np.packbits(keep, axis=2), hole_ratios, keep.shape[1:])
@@ -117,10 +121,10 @@ class MaskBank:
     def __len__(self) -> int:
         return len(self.hole_ratios)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """Mask `index` as stored: (H, W) bool, True = keep."""
+    def __getitem__(self, index: int | slice | Sequence[int]) -> torch.Tensor:
+        """Mask `index` as stored: (H, W) bool, True = keep; of a slice or list of indices (K, H, W)."""
         packed = self._packed[torch.device("cpu")][index].numpy()
-        return torch.from_numpy(np.unpackbits(packed, axis=1, count=self._mask_size[1]).astype(bool))
+        return torch.from_numpy(np.unpackbits(packed, axis=-1, count=self._mask_size[1]).astype(bool))
 
     def __repr__(self) -> str:
         low, high = self.hole_ratios.min().item(), self.hole_ratios.max().item()
@@ -263,7 +267,7 @@ class MaskBank:
         Returns:
             (B, 1, H, W) bool, True = keep.
         """
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = _height_width(size)
         device = torch.device(device)
         if device not in self._packed:
             self._packed[device] = self._packed[torch.device("cpu")].to(device)
@@ -288,7 +292,7 @@ class _PatchBank(MaskBank):
         self.hole_ratios = torch.tensor([ratio], dtype=torch.float32)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        if not 0 <= index < len(self):
+        if not 0 <= operator.index(index) < len(self):
             raise IndexError(index)
         return self.sample(1, RESOLUTION, generator=counter_generator(index))[0, 0]
 
@@ -301,13 +305,18 @@ class _PatchBank(MaskBank):
         return self
 
     def sample(self, batch_size, size, device="cpu", generator=None) -> torch.Tensor:
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = _height_width(size)
         rows, columns = -(-height // self.patch), -(-width // self.patch)
         removed = round(self.ratio * rows * columns)
         order = torch.rand(batch_size, rows * columns, generator=generator).argsort(dim=1).to(device)
         keep = (order.argsort(dim=1) >= removed).view(batch_size, 1, rows, columns)
         keep = keep.repeat_interleave(self.patch, dim=2).repeat_interleave(self.patch, dim=3)
         return keep[:, :, :height, :width]
+
+
+def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, Integral) else size
+    return operator.index(height), operator.index(width)
 
 
 def _check_interval(hole_ratio: tuple[float, float]) -> tuple[float, float]:
@@ -318,7 +327,11 @@ def _check_interval(hole_ratio: tuple[float, float]) -> tuple[float, float]:
 
 
 def _nearest(source: int, target: int, device: torch.device) -> torch.Tensor:
-    """(target,) source index of every target pixel's centre, as Pillow's NEAREST."""
+    """(target,) source index of every target pixel's centre, as Pillow's NEAREST but for ties.
+
+    A centre on the border of two source pixels belongs to the second. Pillow adds up floating-point steps, and so may
+    find itself just before the border, in the first.
+    """
     return (2 * torch.arange(target, device=device) + 1) * source // (2 * target)
 
 

@@ -290,3 +290,33 @@ def test_counter_generator_depends_on_every_counter():
     assert torch.equal(
         torch.rand(4, generator=counter_generator(5, 2)), torch.rand(4, generator=counter_generator(5, 2))
     )
+
+
+def test_several_masks_of_a_bank_at_once():
+    keep = np.random.default_rng(0).random((5, 13, 19)) > 0.5
+    bank = MaskBank(keep)
+    assert np.array_equal(bank[1:3], keep[1:3]) and np.array_equal(bank[[0, 4]], keep[[0, 4]])
+    assert np.array_equal(bank[-1], keep[4])
+    with pytest.raises(TypeError):
+        MaskBank.patches()[0:2]
+
+
+def test_sizes_are_whole_numbers_of_any_type():
+    bank = MaskBank(np.ones((2, 13, 19), dtype=bool))
+    assert bank.sample(2, np.int64(8)).shape == bank.sample(2, (np.int32(8), 8)).shape == (2, 1, 8, 8)
+    assert MaskBank.patches(patch=4).sample(2, np.int64(8)).shape == (2, 1, 8, 8)
+    with pytest.raises(TypeError):
+        bank.sample(2, (8.0, 8))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 4), (2, 4, 0)])
+def test_masks_without_a_pixel_are_refused(shape):
+    with pytest.raises(ValueError, match="bool masks with N >= 1, got bool"):
+        MaskBank(np.ones(shape, dtype=bool))
+
+
+@pytest.mark.parametrize("fill", ["black", "zero"])
+def test_images_of_whole_numbers_are_refused(fill):
+    keep = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="must be normalised floating-point images, got torch.uint8"):
+        apply_mask(torch.ones(1, 3, 4, 4, dtype=torch.uint8), keep, [0.5] * 3, [0.5] * 3, fill)

@@ -46,8 +46,10 @@ def multilabel_metrics(
     Args:
         scores: (N, C) **probabilities**.
         targets: (N, C) of 1, 0 and -100 (ignored).
-        threshold: An entry is predicted positive at `score >= threshold`; one number, or one for each class.
-        top_k: Predict the k labels of every image that score best instead (the literature's top-3 variants).
+        threshold: An entry is predicted positive at `score >= threshold`; one number in [0, 1], or one for each class.
+        top_k: Predict of these only those among the k best labels of their image, as the literature's top-3 variants
+            do (ML-GCN, the reference). All labels take part in the ranking, ignored ones, too; the best one is thus
+            predicted only where it reaches the threshold.
         count_ignored_as: `"negative"` counts ignored entries as negative in precision and recall, as the reference
             code does on WIDER-Attribute; average precision ignores them all the same.
 
@@ -55,8 +57,8 @@ def multilabel_metrics(
         Seven fractions of 1.
 
     Raises:
-        ValueError: for shapes that differ, scores outside [0, 1] (logits), NaN, other target values, or targets
-            without a single positive.
+        ValueError: for shapes that differ, scores or thresholds outside [0, 1] (logits), NaN, other target values,
+            `top_k` below 1, or targets without a single positive.
 
     Examples:
         >>> multilabel_metrics(np.array([[0.9, 0.2], [0.6, 0.8]]), np.array([[1, 0], [0, 1]]))["mAP"]
@@ -74,17 +76,19 @@ def multilabel_metrics(
         raise ValueError(f"targets must be 0, 1 or {IGNORED:g} (ignored), got {np.unique(targets)[:8]}")
     if count_ignored_as not in ("ignore", "negative"):
         raise ValueError(f"count_ignored_as must be 'ignore' or 'negative', got {count_ignored_as!r}")
+    if not ((np.asarray(threshold) >= 0) & (np.asarray(threshold) <= 1)).all():  # NaN is neither
+        raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
     has_positive = (targets == 1).any(axis=0)
     if not has_positive.any():
         raise ValueError("targets hold no positive at all; no metric is defined")
 
     valid = (targets != IGNORED) | (count_ignored_as == "negative")
     positive = targets == 1
-    if top_k is None:
-        predicted = (scores >= threshold) & valid
-    else:
-        ranks = np.where(valid, scores, -1.0).argsort(axis=1, kind="stable")[:, ::-1].argsort(axis=1)
-        predicted = (ranks < top_k) & valid
+    predicted = (scores >= threshold) & valid
+    if top_k is not None:
+        predicted &= scores.argsort(axis=1, kind="stable")[:, ::-1].argsort(axis=1) < top_k
     hits = (predicted & positive).sum(axis=0)
     precision = hits / np.maximum(predicted.sum(axis=0), 1)
     recall = hits / np.maximum(positive.sum(axis=0), 1)
@@ -103,9 +107,10 @@ def multilabel_metrics(
     return {name: float(value) for name, value in zip(METRIC_NAMES, values, strict=True)}
 
 
-def metrics_from_logits(prediction) -> dict[str, float]:
+def metrics_from_logits(prediction, count_ignored_as: str = "ignore") -> dict[str, float]:
     """`multilabel_metrics` of an `EvalPrediction` of logits: what `Trainer` wants as `compute_metrics`."""
-    return multilabel_metrics(probabilities(prediction.predictions), prediction.label_ids)
+    scores = probabilities(prediction.predictions)
+    return multilabel_metrics(scores, prediction.label_ids, count_ignored_as=count_ignored_as)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

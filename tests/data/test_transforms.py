@@ -3,6 +3,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from torchvision.transforms.v2 import RandomResizedCrop
 from transformers import AutoImageProcessor
 
 from msl_hf.data import ImageDataset, build_processor, load_voc
@@ -140,3 +141,51 @@ def test_large_photographs_are_decoded_smaller_for_training_and_never_too_small(
     fast = images[0]["pixel_values"]
     monkeypatch.setattr("msl_hf.data.transforms.read_image", lambda row, least: seen.append(least) or read_image(row))
     assert (fast - images[0]["pixel_values"]).abs().max() < 8 / 255 and seen == [(116, 116)]
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(480, 640), (427, 640), (360, 640), (640, 427), (250, 500), (500, 500)],
+    ids=lambda size: "x".join(map(str, size)),
+)
+def test_crops_are_distributed_as_those_of_torchvision(size):
+    """Mean share of the area and mean aspect ratio, on the sizes of real photographs."""
+    height, width = size
+    torch.manual_seed(0)
+    reference = RandomResizedCrop(224, scale=(0.7, 1.0))
+    image = torch.zeros(1, height, width)
+    theirs = [reference.make_params([image]) for _ in range(6000)]
+    rng = np.random.default_rng(0)
+    ours = [random_crop(height, width, rng) for _ in range(6000)]
+    ours = np.array([(h * w / height / width, w / h) for _, _, h, w in ours])
+    theirs = np.array([(p["height"] * p["width"] / height / width, p["width"] / p["height"]) for p in theirs])
+    assert np.abs(ours.mean(axis=0) - theirs.mean(axis=0)).max() < 0.01
+    assert np.abs(ours.std(axis=0) - theirs.std(axis=0)).max() < 0.01
+
+
+def test_what_no_draw_fits_is_cropped_at_the_centre():
+    rng = np.random.default_rng(0)
+    assert random_crop(100, 500, rng) == (0, 183, 100, 133)
+    assert random_crop(500, 100, rng) == (183, 0, 133, 100)
+    assert random_crop(100, 500, rng, (1.0, 1.0)) == (0, 0, 100, 500)
+
+
+def test_interpolation_is_chosen_for_training_and_evaluation_alike():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+    bilinear, default = (
+        build_processor(None, 16, [0.0] * 3, [1.0] * 3, "bilinear"),
+        build_processor(None, 16, [0.0] * 3, [1.0] * 3),
+    )
+    expected = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    for processor, is_near in ((bilinear, True), (default, False)):
+        evaluated = processor(image, return_tensors="pt")["pixel_values"][0].permute(1, 2, 0).numpy()
+        trained = (
+            augmented_pixel_values(image, processor, np.random.default_rng(1), (1.0, 1.0)).permute(1, 2, 0).numpy()
+        )
+        trained = min(trained, trained[:, ::-1], key=lambda pixels: np.abs(pixels - expected).max())
+        assert (
+            (np.abs(evaluated - expected).max() < 2 / 255) == is_near == (np.abs(trained - expected).max() < 2 / 255)
+        )
+    with pytest.raises(ValueError, match="interpolation must be one of bilinear, .*, got 'cubic'"):
+        build_processor(None, 16, interpolation="cubic")

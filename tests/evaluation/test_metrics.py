@@ -140,18 +140,31 @@ def test_evaluate_metric_gives_the_same_batch_by_batch():
     )
 
 
-def test_top_k_predicts_exactly_the_best_labels():
-    scores = np.array([[0.9, 0.8, 0.1, 0.2], [0.3, 0.2, 0.4, 0.1]])
+def test_top_k_predicts_those_of_the_best_labels_that_reach_the_threshold():
+    scores = np.array([[0.9, 0.8, 0.6, 0.2], [0.7, 0.2, 0.6, 0.8]])
     targets = np.array([[1, 0, 1, 0], [0, 1, 1, -100]])
-    # Top two: image 0 predicts labels 0 and 1, image 1 labels 2 and 0: hits (0, 0) and (1, 2) of four positives.
+    # Top two: image 0 predicts labels 0 and 1; in image 1 the ignored label 3 is the best, and 0 the second.
     found = multilabel_metrics(scores, targets, top_k=2)
-    assert (found["OP"], found["OR"]) == (2 / 4, 2 / 4)
-    assert found["CP"] == pytest.approx((1 / 2 + 0 + 1) / 3) and found["CR"] == pytest.approx((1 + 0 + 1 / 2) / 3)
-    tied = multilabel_metrics(np.full((2, 4), 0.5), targets, top_k=1)  # one of each, the last: labels 3 and 2
-    assert (tied["OP"], tied["OR"]) == (1 / 2, 1 / 4)
-    assert multilabel_metrics(np.full((1, 300), 0.5), np.eye(300)[[-1]], top_k=1)["OF1"] == 1
+    assert (found["OP"], found["OR"]) == (1 / 3, 1 / 4)
+    assert found["CP"] == pytest.approx((1 / 2 + 0 + 0) / 3) and found["CR"] == pytest.approx(1 / 3)
+    # The second labels, 0.8 and 0.7, fall below 0.85 and count no longer: label 0 of image 0 alone is left.
+    assert multilabel_metrics(scores, targets, 0.85, top_k=2)["OP"] == 1
+    counted = multilabel_metrics(scores, targets, top_k=1, count_ignored_as="negative")
+    assert (counted["OP"], counted["OR"]) == (1 / 2, 1 / 4)
+    tied = multilabel_metrics(np.full((2, 4), 0.5), targets, top_k=1)  # the last of each: labels 3 (ignored in 1)
+    assert (tied["OP"], tied["OR"]) == (0, 0)
     everything = multilabel_metrics(scores, targets, top_k=4)
-    assert everything["OR"] == 1 and everything["OP"] == pytest.approx(4 / 7)  # the ignored entry is not predicted
+    assert everything == multilabel_metrics(scores, targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"top_k": 0}, "top_k must be at least 1"), ({"threshold": 50}, "threshold is a probability in .*, got 50"),
+     ({"threshold": float("nan")}, "got nan"), ({"threshold": np.array([0.5, -1.0])}, "threshold is a probability")],
+)  # fmt: skip
+def test_senseless_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        multilabel_metrics(np.array([[0.9, 0.2]]), np.array([[1, 0]]), **options)
 
 
 def test_ignored_entries_may_count_as_negative_in_precision_alone():
