@@ -19,12 +19,19 @@ class MaskedDataset(Dataset):
         image_mean: Mean of the normalisation.
         image_std: Standard deviation of the normalisation.
         seed: Seed of the choice of masks.
+        fill: What removed pixels are, as for `apply_mask`.
     """
 
     def __init__(
-        self, dataset, masks: MaskBank, image_mean: Sequence[float], image_std: Sequence[float], seed: int = 0
+        self,
+        dataset,
+        masks: MaskBank,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        seed: int = 0,
+        fill: str = "black",
     ):
-        self.dataset, self.masks, self.seed = dataset, masks, seed
+        self.dataset, self.masks, self.seed, self.fill = dataset, masks, seed, fill
         self.image_mean, self.image_std = image_mean, image_std
 
     def __len__(self) -> int:
@@ -34,5 +41,5 @@ class MaskedDataset(Dataset):
         item = dict(self.dataset[index])
         image = item["pixel_values"].unsqueeze(0)
         keep = self.masks.sample(1, image.shape[-2:], generator=counter_generator(self.seed, index))
-        item["pixel_values"] = apply_mask(image, keep, self.image_mean, self.image_std).squeeze(0)
+        item["pixel_values"] = apply_mask(image, keep, self.image_mean, self.image_std, self.fill).squeeze(0)
         return item

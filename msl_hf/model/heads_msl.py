@@ -80,7 +80,8 @@ class MLDecoderHead(nn.Module):
     """ML-Decoder (Ridnik et al., WACV 2023): queries look at the locations, each answers for a group of classes.
 
     One decoder layer without self-attention: fixed queries drawn from N(0, 1), which are never trained, attend to the
-    features; a linear layer of its own for each query gives the logits of its group.
+    features; a linear layer of its own for each query gives the logits of its group. Dropout and initialisation are
+    those of the published code.
 
     Args:
         in_features: D.
@@ -133,7 +134,8 @@ class MLDecoderHead(nn.Module):
     def _decode(self, features: torch.Tensor, need_weights: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, L, D) features -> (B, C) logits, and the queries' (B, groups, L) attention, which sums to 1 over L."""
         memory = F.relu(self.embed(features))
-        queries = self.query_norm(self.queries).expand(len(features), -1, -1)
+        queries = self.queries.expand(len(features), -1, -1)
+        queries = self.query_norm(queries + self.dropout(queries))
         attended, attention = self.attention(queries, memory, memory, need_weights=need_weights)
         hidden = self.attention_norm(queries + self.dropout(attended))
         hidden = self.feedforward_norm(hidden + self.feedforward(hidden))

@@ -87,14 +87,19 @@ class MSLForImageClassification(PreTrainedModel):
             init.normal_(module.queries)  # not the 0.02 of embeddings: the queries are fixed and have to differ
             init.xavier_normal_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear | nn.LayerNorm | nn.MultiheadAttention):  # the parts of ML-Decoder
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter.ndim > 1:
-                    init.xavier_uniform_(parameter)
-                elif isinstance(module, nn.LayerNorm) and name == "weight":
-                    init.ones_(parameter)
-                else:
-                    init.zeros_(parameter)
+        elif isinstance(module, nn.Linear):  # this and the following: the parts of ML-Decoder, as torch makes them
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):  # the attention's output
+                init.zeros_(module.bias)
+            else:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.xavier_uniform_(module.in_proj_weight)
+            init.zeros_(module.in_proj_bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         # The wrapped backbone knows how to checkpoint itself; the head is cheap.

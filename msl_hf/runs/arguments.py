@@ -12,9 +12,11 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..data.files import split_name
+from ..data.transforms import INTERPOLATIONS
 from ..model.configuration_msl import HEADS
 from ..training import MSLTrainingArguments
 
+IGNORED_AS_NEGATIVE_HELP = "Count unspecified labels as negative in P and R (reference, WIDER)."
 MAX_PIXELS_HELP = "Let images of so many pixels in; default: 178,956,970, Pillow's own limit."
 
 
@@ -38,6 +40,9 @@ class ModelArguments:
     csra_lambda: float = field(default=0.1, metadata={"help": "Weight of the class-specific residual attention."})
     image_mean: list[float] | None = field(default=None, metadata={"help": "Override the backbone's mean (0 0 0)."})
     image_std: list[float] | None = field(default=None, metadata={"help": "Override the backbone's std (1 1 1)."})
+    interpolation: str | None = field(
+        default=None, metadata={"help": "Override the backbone's interpolation.", "choices": list(INTERPOLATIONS)}
+    )
 
 
 @dataclass
@@ -88,7 +93,13 @@ class MaskArguments:
     """Which masks to lay over them."""
 
     masks: str = field(default="generated", metadata={"help": "generated, patches, or a folder of mask files."})
-    eval_masks: str | None = field(default=None, metadata={"help": "Masks of the masked test; default: --masks."})
+    eval_masks: str | None = field(
+        default=None,
+        metadata={
+            "help": "Masks of the masked test; default: the half of --masks that training leaves alone. Another "
+            "source leaves the whole of a folder to training."
+        },
+    )
     mask_hole: str = field(
         default="white", metadata={"help": "Colour of holes in mask files.", "choices": ["white", "black"]}
     )
@@ -108,6 +119,7 @@ class RunArguments:
     robustness_curve: bool = field(
         default=True, metadata={"help": "In the end measure under light and medium masks, too, for the card."}
     )
+    ignored_as_negative: bool = field(default=False, metadata={"help": IGNORED_AS_NEGATIVE_HELP})
     license: str | None = field(
         default=None, metadata={"help": "Licence of the trained model in its card, such as apache-2.0."}
     )
@@ -156,20 +168,17 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
 
 
 def parse_flags(argv: Sequence[str], description: str, *groups: type, without_data: Path | None = None) -> list:
-    """`--config FILE.yaml` and flags -> one instance of each of the argument dataclasses."""
+    """`--config FILE.yaml`, `--base FILE.yaml` and flags -> one instance of each of the argument dataclasses."""
     argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
     argv = _bare_resume_means_true(argv)
-    config = None if "--data_dir" in argv else without_data
-    if "--config" in argv:
-        at = argv.index("--config")
-        if at + 1 >= len(argv):
-            raise RunError("--config needs a YAML file")
-        config = argv[at + 1]
-        del argv[at : at + 2]
+    config = _take_file("--config", argv) or (None if "--data_dir" in argv else without_data)
+    base = _take_file("--base", argv)
+    if base and not config:
+        raise RunError("--base takes the place of the base of a configuration; name one with --config")
     parser = HfArgumentParser(groups, description=description, allow_abbrev=False, prog=Path(sys.argv[0]).name)
     parser.error = _refuse  # without the usage of some two hundred flags
     known = {item.name for group in groups for item in fields(group) if item.init}
-    flags = [*(_yaml_to_flags(config, known) if config else []), *argv]
+    flags = [*(_yaml_to_flags(config, base, known) if config else []), *argv]
     if MSLTrainingArguments in groups and not {"--bf16", "--fp16", "--help"} & set(flags):
         flags = [*_default_precision("--use_cpu" in flags), *flags]
     try:
@@ -181,6 +190,18 @@ def parse_flags(argv: Sequence[str], description: str, *groups: type, without_da
     if unknown:
         raise RunError(f"unknown arguments: {' '.join(unknown)} (see --help)")
     return parsed
+
+
+def _take_file(flag: str, argv: list[str]) -> str | None:
+    """The file after a flag; both are taken out of the command line."""
+    if flag not in argv:
+        return None
+    at = argv.index(flag)
+    if at + 1 >= len(argv):
+        raise RunError(f"{flag} needs a YAML file")
+    file = argv[at + 1]
+    del argv[at : at + 2]
+    return file
 
 
 def _refuse(message: str) -> NoReturn:
@@ -226,9 +247,9 @@ def _bare_resume_means_true(argv: list[str]) -> list[str]:
     return argv
 
 
-def _yaml_to_flags(path: str | Path, known: set[str]) -> list[str]:
+def _yaml_to_flags(path: str | Path, base: str | None, known: set[str]) -> list[str]:
     """The settings of a YAML file as flags, so that both are parsed by the same rules (1e-4 is a number in both)."""
-    settings = read_yaml(path)
+    settings = read_yaml(path, base)
     unknown = sorted(str(key) for key in settings if key not in known)
     if unknown:
         raise RunError(f"{path}: unknown {'key' if len(unknown) == 1 else 'keys'} {', '.join(unknown)}")
@@ -241,17 +262,33 @@ def _yaml_to_flags(path: str | Path, known: set[str]) -> list[str]:
     return flags
 
 
-def read_yaml(path: str | Path) -> dict:
-    """The settings of a YAML file, over those of the file beside it that `base` names."""
+def read_yaml(path: str | Path, base: str | Path | None = None, below: Sequence[Path] = ()) -> dict:
+    """The settings of a YAML file, over those of the file beside it that `base` names.
+
+    Args:
+        path: The file.
+        base: Another file in place of the one that the file names.
+        below: Files whose base this one is.
+    """
+    path = Path(path)
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: is not valid YAML ({error})") from error
     if settings is None:
-        return {}
+        settings = {}
     if not isinstance(settings, dict):
         raise RunError(f"{path}: must hold 'name: value' lines")
-    base = settings.pop("base", None)
-    return settings if base is None else {**read_yaml(Path(path).parent / base), **settings}
+    named, below = settings.pop("base", None), (*below, path.resolve())
+    if named is None and base is not None:
+        raise RunError(f"{path}: has no base that --base could take the place of")
+    if named is None:
+        return settings
+    if not isinstance(named, str):
+        raise RunError(f"{path}: base must name a YAML file, got {named!r}")
+    base = path.parent / named if base is None else Path(base)
+    if base.resolve() in below:
+        raise RunError(f"{path}: its base {base} is the file itself, or is based on it")
+    return {**read_yaml(base, below=below), **settings}

@@ -19,7 +19,7 @@ from ..evaluation.figures import plot_breakdown, plot_robustness
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
 from ..evaluation.robustness import MaskedDataset
 from ..evaluation.thresholds import tune_thresholds
-from .arguments import RunError
+from .arguments import IGNORED_AS_NEGATIVE_HELP, RunError
 from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
 from .inputs import user_input
 from .models import (
@@ -27,6 +27,7 @@ from .models import (
     Predictor,
     TrainedModel,
     choose_split,
+    has_seen,
     held_out_masks,
     load_data,
     load_models,
@@ -45,9 +46,7 @@ class EvaluateArguments(ComparisonArguments):
         default=None,
         metadata={"help": "Tune per-class thresholds on this split and store them in the models' config."},
     )
-    ignored_as_negative: bool = field(
-        default=False, metadata={"help": "Count unspecified labels as negative in P and R (reference, WIDER)."}
-    )
+    ignored_as_negative: bool = field(default=False, metadata={"help": IGNORED_AS_NEGATIVE_HELP})
     size_limits: list[float] = field(
         default_factory=lambda: [32.0, 96.0], metadata={"help": "Sides that divide small, medium and large (pixels)."}
     )
@@ -81,6 +80,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         images = ImageDataset(dataset, model.processor)
         scores = predict(images)
         result = {"path": model.path, "clean": _metrics(scores, targets, arguments)}
+        result["masks_seen_in_training"] = has_seen(model, arguments.masks)
         if tuning is not None:
             tuned = tune_thresholds(predict(ImageDataset(tuning, model.processor)), split_targets(tuning))
             _store_thresholds(model, tuned)
@@ -109,6 +109,8 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         "split": split,
         "num_images": len(dataset),
         "masks": arguments.masks,
+        "mask_fill": arguments.mask_fill,
+        "ignored_as_negative": arguments.ignored_as_negative,
         "seed": arguments.seed,
         "flip_tta": arguments.flip_tta,
         "models": results,
@@ -151,7 +153,7 @@ def _metrics(
     scores: np.ndarray, targets: np.ndarray, arguments: EvaluateArguments, threshold: float | np.ndarray = 0.5
 ) -> dict:
     options = {"count_ignored_as": "negative" if arguments.ignored_as_negative else "ignore"}
-    top3 = multilabel_metrics(scores, targets, top_k=3, **options)
+    top3 = multilabel_metrics(scores, targets, threshold, top_k=3, **options)
     return {
         **multilabel_metrics(scores, targets, threshold, **options),
         "top3": {name: value for name, value in top3.items() if name != "mAP"},
@@ -159,7 +161,8 @@ def _metrics(
 
 
 def _masked(images: ImageDataset, bank, model: TrainedModel, arguments: EvaluateArguments) -> MaskedDataset:
-    return MaskedDataset(images, bank, model.processor.image_mean, model.processor.image_std, arguments.seed)
+    processor = model.processor
+    return MaskedDataset(images, bank, processor.image_mean, processor.image_std, arguments.seed, arguments.mask_fill)
 
 
 def _store_thresholds(model: TrainedModel, tuned: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from ..masks import MaskBank, apply_mask, counter_generator
 from .arguments import RunError
 from .hardware import set_cpu_threads
 from .inputs import user_input
-from .models import ComparisonArguments, TrainedModel, choose_split, held_out_masks, load_data, load_models
+from .models import ComparisonArguments, TrainedModel, choose_split, has_seen, held_out_masks, load_data, load_models
 from .output import draw, write_json
 
 
@@ -44,6 +44,8 @@ def draw_figures(arguments: FigureArguments) -> dict:
         class_names = class_names_of(dataset)
         models = load_models(arguments.model, class_names)
         bank = held_out_masks(arguments, arguments.hole_ratios[0])
+        for model in models:
+            has_seen(model, arguments.masks)
     images = undecoded(dataset)
     rows = images.select_columns([name for name in ("labels", "ignored") if name in images.features])
     targets = make_targets(list(rows), len(class_names), ignored_as="ignore").numpy()
@@ -103,7 +105,9 @@ def _row(
         pixel_values = processor(image, return_tensors="pt")["pixel_values"]
         if bank is not None:
             keep = _keep(bank, pixel_values.shape[-2:], example.index, arguments.seed)
-            pixel_values = apply_mask(pixel_values, keep, processor.image_mean, processor.image_std)
+            pixel_values = apply_mask(
+                pixel_values, keep, processor.image_mean, processor.image_std, arguments.mask_fill
+            )
             if shown is None:
                 shown = _to_image(pixel_values[0], processor).resize(image.size, Image.Resampling.NEAREST)
         network = model.network.eval()

@@ -22,6 +22,7 @@ from ..training.losses import balanced_pos_weight
 from .arguments import DataArguments, MaskArguments, ModelArguments, RunError
 from .output import read_json
 
+GENERATED = ("generated", "patches")  # masks that are no folder
 NUM_MASKS = 2000  # generated masks: half for training, half for the masked test
 
 
@@ -228,15 +229,27 @@ def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float]
     return weights
 
 
-def load_masks(masks: MaskArguments) -> tuple[MaskBank, MaskBank]:
-    """(training bank, test bank), disjoint."""
-    train, test = mask_bank(masks.masks, masks.mask_hole, masks.hole_ratio).split(0.5)
+def load_masks(masks: MaskArguments, has_test: bool = True) -> tuple[MaskBank, MaskBank]:
+    """(training bank, test bank), disjoint.
+
+    Half of the masks are for the test. Those of a folder all train where nothing is tested, or the test has masks from
+    elsewhere (what of them is in the folder as well does not train).
+    """
+    bank = mask_bank(masks.masks, masks.mask_hole, masks.hole_ratio)
+    train, test = bank.split(0.5)
     source, interval = masks.eval_masks or masks.masks, masks.eval_hole_ratio or masks.hole_ratio
+    if uses_whole_folder(masks, has_test):
+        train = bank
     if (source, interval) != (masks.masks, masks.hole_ratio):
         test = mask_bank(source, masks.mask_hole, interval).split(0.5)[1]
-        if source == masks.masks:
+        if source not in GENERATED:
             train = train.without(test)
     return train, test
+
+
+def uses_whole_folder(masks: MaskArguments, has_test: bool = True) -> bool:
+    """Whether training sees all masks of a folder, so that none of them is left to test with."""
+    return masks.masks not in GENERATED and (not has_test or masks.eval_masks not in (None, masks.masks))
 
 
 def mask_bank(source: str, mask_hole: str, hole_ratio: Sequence[float]) -> MaskBank:
@@ -290,5 +303,6 @@ def load_model(model: ModelArguments, label_names: list[str]):
         network.config.image_height_width,
         model.image_mean,
         model.image_std,
+        model.interpolation,
     )
     return network, processor

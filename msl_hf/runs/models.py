@@ -18,8 +18,10 @@ from ..evaluation.metrics import probabilities
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
-from .arguments import MAX_PIXELS_HELP, RunError
-from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of
+from ..training.arguments import MASK_FILL_HELP
+from .arguments import MAX_PIXELS_HELP, MaskArguments, RunError
+from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of, uses_whole_folder
+from .output import RUN_FILE, read_json
 from .reading import ReadingArguments, data_source, read_data
 
 
@@ -42,6 +44,7 @@ class ComparisonArguments(ReadingArguments):
     mask_hole: str = field(
         default="white", metadata={"help": "Colour of holes in mask files.", "choices": ["white", "black"]}
     )
+    mask_fill: str = field(default="black", metadata={"help": MASK_FILL_HELP, "choices": ["black", "zero"]})
     hole_ratio: list[float] = field(
         default_factory=lambda: [0.5, 0.6],
         metadata={"help": "Intervals of the share of removed pixels: two numbers for each."},
@@ -124,6 +127,23 @@ def split_targets(dataset: Dataset) -> np.ndarray:
     used = [name for name in ("labels", "ignored") if name in dataset.features]
     rows = list(dataset.with_format(None).select_columns(used))
     return make_targets(rows, len(class_names_of(dataset)), ignored_as="ignore").numpy()
+
+
+def has_seen(model: TrainedModel, masks: str) -> bool:
+    """Whether a model was trained with all masks of a folder, those of the test among them; says so."""
+    file = Path(model.path) / RUN_FILE
+    run = read_json(file) if file.is_file() else {}
+    results = file.with_name("metrics.json")
+    has_test = not results.is_file() or read_json(results).get("test_split") is not None
+    seen = (
+        isinstance(run.get("masks"), str)
+        and uses_whole_folder(MaskArguments(masks=run["masks"], eval_masks=run.get("eval_masks")), has_test)
+        and os.path.realpath(run["masks"]) == os.path.realpath(masks)
+    )
+    if seen:
+        print(f"Warning: {model.path} was trained with all masks of {masks}, those of this test among them; "
+              "--masks from elsewhere are new to it")  # fmt: skip
+    return seen
 
 
 def held_out_masks(arguments: ComparisonArguments, hole_ratio: tuple[float, float]) -> MaskBank:

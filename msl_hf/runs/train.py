@@ -1,6 +1,7 @@
 """A training run from its arguments to its model folder."""
 
 import contextlib
+import functools
 import importlib.metadata
 import math
 import os
@@ -90,7 +91,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
             splits.train = hide_labels(splits.train, arguments.data.hidden_labels, training.seed)
         ignored_as = choose_ignored_as(arguments.data.ignored_as, splits.train, training.classification_loss)
         pos_weight = load_pos_weight(arguments.data.pos_weight, splits.train, ignored_as)
-        train_masks, test_masks = load_masks(arguments.masks)
+        train_masks, test_masks = load_masks(arguments.masks, has_test=splits.test is not None)
         model, processor = load_model(arguments.model, label_names)
     if splits.selection is not None:
         training.eval_strategy = "epoch"
@@ -100,6 +101,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     else:
         train_images = ImageDataset(splits.train, processor, **augmentation)
     termination = SaveOnTermination()
+    count_ignored_as = "negative" if arguments.run.ignored_as_negative else "ignore"
     with user_input():  # what the trainer cannot do with this network or machine
         trainer = MSLTrainer(
             model=model,
@@ -111,7 +113,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
             data_collator=MultiLabelCollator(len(label_names), ignored_as=ignored_as),
             eval_data_collator=MultiLabelCollator(len(label_names), ignored_as="ignore"),
             pos_weight=pos_weight,
-            compute_metrics=metrics_from_logits,
+            compute_metrics=functools.partial(metrics_from_logits, count_ignored_as=count_ignored_as),
             callbacks=[termination] if splits.selection is None else [SaveBestModel(training.output_dir), termination],
         )
     if training.process_index == 0:
@@ -149,6 +151,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         "license": arguments.run.license,
         "base_model": base_model_name(arguments.model.model or arguments.model.backbone),
         "num_labels": len(label_names),
+        "ignored_as_negative": arguments.run.ignored_as_negative,
         "train_split": splits.names["train"],
         "selection_split": splits.names["selection"],
         "test_split": splits.names["test"],
@@ -208,7 +211,7 @@ def evaluate(trainer: MSLTrainer, splits: Splits, processor, masks: MaskBank) ->
     if splits.test is None:
         return {}
     images = ImageDataset(splits.test, processor)
-    masked = MaskedDataset(images, masks, processor.image_mean, processor.image_std)
+    masked = _masked(images, masks, trainer)
     results: dict = {"per_class_AP": {name: {} for name in class_names_of(splits.test)}}
     for kind, dataset in (("clean", images), ("masked", masked)):
         output = trainer.predict(dataset)
@@ -224,11 +227,16 @@ def measure_robustness(trainer: MSLTrainer, splits: Splits, processor) -> list[d
     images, rows = ImageDataset(splits.test, processor), []
     for interval in CURVE:
         bank = mask_bank("generated", "white", interval).split(0.5)[1]
-        masked = MaskedDataset(images, bank, processor.image_mean, processor.image_std)
-        metrics = trainer.predict(masked).metrics
+        metrics = trainer.predict(_masked(images, bank, trainer)).metrics
         figures = {key: metrics[f"test_{key}"] for key in ("mAP", "CR", "CF1")}
         rows.append({"hole_ratio": interval, "mean_hole_ratio": bank.hole_ratios.mean().item(), **figures})
     return rows
+
+
+def _masked(images: ImageDataset, masks: MaskBank, trainer: MSLTrainer) -> MaskedDataset:
+    """The images under masks, removed pixels being what they were in training."""
+    statistics = images.processor.image_mean, images.processor.image_std
+    return MaskedDataset(images, masks, *statistics, fill=trainer.args.mask_fill)
 
 
 def print_report(report: dict, output_dir: Path) -> None:

@@ -1,15 +1,17 @@
 """Arguments of the trainer."""
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+MASK_FILL_HELP = "Colour of removed pixels: black, or zero after normalisation (the mean colour)."
 SETTINGS = (
     "seed", "learning_rate", "weight_decay", "decay_norm_and_bias", "optim", "optim_args", "lr_scheduler_type",
     "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "loss_weights",
-    "classification_loss", "head_lr_multiplier", "mask_fill", "mask_keep_value", "masked_forward", "mask_augmentation",
-    "ema_decay", "freeze_batch_norm", "sync_batch_norm",
+    "classification_loss", "asl_gamma_neg", "asl_gamma_pos", "asl_clip", "head_lr_multiplier", "mask_fill",
+    "mask_keep_value", "masked_forward", "mask_augmentation", "ema_decay", "freeze_batch_norm", "sync_batch_norm",
 )  # fmt: skip
 
 
@@ -39,6 +41,9 @@ class MSLTrainingArguments(TrainingArguments):
             which no masked forward is run.
         classification_loss: `"bce"`, `"asl"` (asymmetric loss), `"focal"`, or, where labels are missing among the
             negatives, `"ll_r"` (large-loss rejection) or `"splc"` (self-paced correction).
+        asl_gamma_neg: Focusing exponent of absent labels in the asymmetric loss.
+        asl_gamma_pos: Focusing exponent of present labels in it.
+        asl_clip: Probability that absent labels may have without cost in it.
         head_lr_multiplier: Learning rate of the head relative to `learning_rate`.
         decay_norm_and_bias: Apply `weight_decay` to normalisation weights and biases too, as the paper does.
         mask_fill: `"black"` (the paper), or `"zero"`: 0 in normalised space, which needs no image processor.
@@ -87,11 +92,12 @@ class MSLTrainingArguments(TrainingArguments):
     classification_loss: str = field(
         default="bce", metadata={"help": "Classification loss.", "choices": ["bce", "asl", "focal", "ll_r", "splc"]}
     )
+    asl_gamma_neg: float = field(default=4.0, metadata={"help": "ASL: focusing exponent of absent labels."})
+    asl_gamma_pos: float = field(default=0.0, metadata={"help": "ASL: focusing exponent of present labels."})
+    asl_clip: float = field(default=0.05, metadata={"help": "ASL: probability that costs an absent label nothing."})
     head_lr_multiplier: float = field(default=10.0, metadata={"help": "Head learning rate / learning rate."})
     decay_norm_and_bias: bool = field(default=False, metadata={"help": "Weight decay on every parameter (paper)."})
-    mask_fill: str = field(
-        default="black", metadata={"help": "Colour of removed pixels: black or zero.", "choices": ["black", "zero"]}
-    )
+    mask_fill: str = field(default="black", metadata={"help": MASK_FILL_HELP, "choices": ["black", "zero"]})
     mask_keep_value: float = field(default=1.0, metadata={"help": "Factor on kept pixels (Table 5: 0.882)."})
     masked_forward: str = field(
         default="auto",
@@ -119,6 +125,9 @@ class MSLTrainingArguments(TrainingArguments):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name in ("asl_gamma_neg", "asl_gamma_pos", "asl_clip"):
+            if not 0 <= getattr(self, name) < (1 if name == "asl_clip" else math.inf):
+                raise ValueError(f"{name} must not be negative, and a clip lies below 1, got {getattr(self, name)}")
         if len(self.loss_weights) != 3:
             raise ValueError(f"loss_weights takes three numbers, got {self.loss_weights}")
         if not 0 <= self.mask_augmentation <= 1:

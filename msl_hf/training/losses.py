@@ -109,21 +109,33 @@ class SelfPacedCorrection(nn.Module):
         return distance**self.gamma * binary_cross_entropy(logits, targets)
 
 
-def make_classification_loss(name: str, pos_weight: Sequence[float] | None = None) -> Callable:
+def make_classification_loss(
+    name: str,
+    pos_weight: Sequence[float] | None = None,
+    asl_gamma_neg: float = 4.0,
+    asl_gamma_pos: float = 0.0,
+    asl_clip: float = 0.05,
+) -> Callable:
     """A classification loss without reduction, (logits, targets) (B, C) -> (B, C), by its name.
 
     Args:
-        name: `"bce"`, `"asl"` (asymmetric loss, Ridnik et al. 2021, timm's defaults) or `"focal"` (Lin et al. 2017,
-            gamma 2, alpha 0.25); where absent labels are only assumed, `"ll_r"` (`LargeLossRejection`) or `"splc"`
+        name: `"bce"`, `"asl"` (asymmetric loss, Ridnik et al. 2021) or `"focal"` (Lin et al. 2017, gamma 2, alpha
+            0.25); where absent labels are only assumed, `"ll_r"` (`LargeLossRejection`) or `"splc"`
             (`SelfPacedCorrection`).
         pos_weight: (C,) factors on the positive term, for `"bce"` only.
+        asl_gamma_neg: Focusing exponent of absent labels in the asymmetric loss; the defaults of all three are those
+            of its published training, which like this one sends no gradient through the focusing weight.
+        asl_gamma_pos: Focusing exponent of present labels in it.
+        asl_clip: Probability that absent labels may have without cost in it.
     """
     if pos_weight is not None and name != "bce":
         raise ValueError(f"pos_weight belongs to the loss 'bce', not to {name!r}")
     if name == "asl":
         from timm.loss import AsymmetricLossMultiLabel
 
-        return AsymmetricLossMultiLabel(reduction="none")
+        return AsymmetricLossMultiLabel(
+            asl_gamma_neg, asl_gamma_pos, asl_clip, disable_torch_grad_focal_loss=True, reduction="none"
+        )
     if name == "focal":
         from torchvision.ops import sigmoid_focal_loss
 

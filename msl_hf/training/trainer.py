@@ -59,7 +59,8 @@ class MSLTrainer(Trainer):
         **kwargs,
     ):
         args = args if args is not None else MSLTrainingArguments("outputs")
-        self.loss = MSLLoss(args.loss_weights, make_classification_loss(args.classification_loss, pos_weight))
+        asl = (args.asl_gamma_neg, args.asl_gamma_pos, args.asl_clip)
+        self.loss = MSLLoss(args.loss_weights, make_classification_loss(args.classification_loss, pos_weight, *asl))
         self.masks = masks
         self.image_mean = getattr(processing_class, "image_mean", None)
         self.image_std = getattr(processing_class, "image_std", None)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from msl_hf import MaskBank
@@ -19,3 +20,13 @@ def test_mask_depends_on_seed_and_position_alone():
     assert all(set(image.unique().tolist()) == {-1.0, 1.0} for image in backwards)  # black is -1 here
     assert first[3]["labels"] == [3] and len(first) == 12
     assert images[3]["pixel_values"].min() == 1  # the data set itself is left alone
+
+
+def test_removed_pixels_are_black_or_zero():
+    images = [{"pixel_values": torch.full((3, 20, 20), 0.7)}]
+    bank = MaskBank(torch.rand(9, 40, 40) > 0.5)
+    black, zero = (MaskedDataset(images, bank, MEAN, STD, fill=fill)[0]["pixel_values"] for fill in ("black", "zero"))
+    assert black.unique().tolist() == pytest.approx([-1.0, 0.7]) and zero.unique().tolist() == pytest.approx(
+        [0.0, 0.7]
+    )
+    assert torch.equal(black == -1, zero == 0)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from timm.layers.ml_decoder import MLDecoder
 
 from msl_hf.model.heads_msl import CSRAHead, LinearHead, MLDecoderHead, multilabel_bce
 
@@ -169,3 +170,40 @@ def test_bce_with_everything_ignored_is_zero_with_zero_gradient():
     loss = multilabel_bce(logits, torch.full((2, 3), -100.0))
     loss.backward()
     assert loss.item() == 0 and (logits.grad == 0).all()
+
+
+def test_ml_decoder_drops_out_of_its_queries_as_published():
+    head, seen = MLDecoderHead(7, 5, 3, hidden_size=16).train(), []
+
+    class Halves(torch.nn.Module):
+        def forward(self, x):
+            return x * (torch.arange(x.shape[-1]) < 8)  # keeps the first half of the channels
+
+    head.dropout = Halves()
+    head.attention.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    head(torch.randn(2, 9, 7))
+    expected = head.query_norm(head.queries * torch.tensor([2.0] * 8 + [1.0] * 8))
+    torch.testing.assert_close(seen[0], expected.expand(2, -1, -1))
+
+
+def test_ml_decoder_starts_as_published(tiny_model):
+    """Every weight has the spread, and every bias the values, of timm's copy of the published head."""
+    torch.manual_seed(0)
+    head = tiny_model(head="ml_decoder", label_names=[str(index) for index in range(9)]).head
+    in_features = head.embed.in_features
+    published = MLDecoder(9, initial_num_features=in_features)
+    layer = published.decoder.layers[0]
+    pairs = {
+        "embed": published.embed_standart, "attention.out_proj": layer.multihead_attn.out_proj,
+        "feedforward.0": layer.linear1, "feedforward.3": layer.linear2, "query_norm": layer.norm1,
+        "attention_norm": layer.norm2, "feedforward_norm": layer.norm3,
+    }  # fmt: skip
+    both = [(getattr(head.get_submodule(name), kind), getattr(module, kind))
+            for name, module in pairs.items() for kind in ("weight", "bias")]  # fmt: skip
+    both += [(head.attention.in_proj_weight, layer.multihead_attn.in_proj_weight),
+             (head.attention.in_proj_bias, layer.multihead_attn.in_proj_bias),
+             (head.weight, published.duplicate_pooling), (head.bias, published.duplicate_pooling_bias)]  # fmt: skip
+    for ours, theirs in both:
+        assert ours.shape == theirs.shape
+        assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1, abs=1e-6)
+        assert ours.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.2, abs=1e-6)

@@ -13,7 +13,7 @@ from msl_hf.runs.inputs import load_masks, load_model
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))}
 PAPER = [name for name in CONFIGS if name.startswith(("voc_", "coco_", "wider_"))]
-TRAINED = [name for name in CONFIGS if name not in ("paper", "plus")]
+TRAINED = [name for name in CONFIGS if name not in ("paper", "plus", "reference")]
 CLASSES = {"voc": 20, "coco": 80, "wider": 14}
 
 
@@ -51,6 +51,29 @@ def test_settings_of_the_paper(name):
     assert model.image_size == sizes[network]
     assert arguments.data.crop_scale == ([1, 1] if dataset == "wider" else [0.7, 1])
     assert model.image_mean == ([0.5] * 3 if dataset == "wider" else None)
+    assert training.dataloader_drop_last and model.interpolation is None
+    assert (training.mask_fill, arguments.run.ignored_as_negative) == (
+        ("zero", True) if dataset == "wider" else ("black", False)
+    )
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_settings_of_the_released_code(name):
+    """Over reference.yaml each row of the paper differs from the printed one in what the code does otherwise."""
+    released, printed = parse(name, "--base", str(CONFIGS["reference"])), parse(name)
+    dataset, network = name.split("_")[0], name.split("_")[-1]
+    model = released.model
+    assert model.interpolation == "bilinear" and not released.training.dataloader_drop_last
+    assert released.masks.eval_masks == "generated"
+    statistics = ([0.5] * 3, [0.5] * 3) if dataset == "wider" else ([0] * 3, [1] * 3)
+    assert (model.image_mean, model.image_std) == statistics
+    assert model.image_size == (448 if network in ("c", "resnet101") else 224)
+    same = {"image_mean", "image_std", "image_size", "interpolation"}
+    assert {
+        f.name for f in dataclasses.fields(model) if getattr(model, f.name) != getattr(printed.model, f.name)
+    } <= same
+    assert released.training.what_makes_a_run() == printed.training.what_makes_a_run()
+    assert released.data == printed.data
 
 
 def test_every_row_of_the_paper_has_a_file():
@@ -114,3 +137,25 @@ def test_base_configuration(tmp_path):
     (tmp_path / "b.yaml").write_text("base: missing.yaml\n")
     with pytest.raises(RunError, match="missing.yaml: cannot be read"):
         parse_arguments(["--config", str(tmp_path / "b.yaml"), "--output_dir", "out"], "")
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("base: b.yaml\n", [], "its base .*b.yaml is the file itself, or is based on it"),
+        ("base: c.yaml\n", [], "c.yaml: its base .*b.yaml is the file itself, or is based on it"),
+        ("base: 3\n", [], "b.yaml: base must name a YAML file, got 3"),
+        ("seed: 3\n", ["--base", "a.yaml"], "b.yaml: has no base that --base could take the place of"),
+        ("[" * 100_000, [], "b.yaml: is not valid YAML"),
+    ],
+)
+def test_senseless_bases_are_refused(tmp_path, text, flags, message):
+    (tmp_path / "b.yaml").write_text(text)
+    (tmp_path / "c.yaml").write_text("base: b.yaml\n")
+    with pytest.raises(RunError, match=message):
+        parse_arguments(["--config", str(tmp_path / "b.yaml"), "--output_dir", "out", *flags], "")
+
+
+def test_a_base_needs_a_configuration():
+    with pytest.raises(RunError, match="--base takes the place of the base of a configuration"):
+        parse_arguments(["--base", "a.yaml", "--output_dir", "out"], "")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -87,6 +88,13 @@ def test_evaluation_masks_are_never_training_masks(tmp_path):
     assert len(train) == len(test) == 3
     generated, same_test = load_masks(MaskArguments(masks="patches", eval_masks=str(tmp_path)))
     assert same_test.hole_ratios.tolist() == test.hole_ratios.tolist()
+    # Nothing of a folder is kept from training where its test is none, or comes from elsewhere.
+    assert len(load_masks(MaskArguments(masks=str(tmp_path)), has_test=False)[0]) == 6
+    whole, other_test = load_masks(MaskArguments(masks=str(tmp_path), eval_masks="generated"))
+    assert len(whole) == 6 and len(other_test) == 1000
+    shutil.copytree(tmp_path, copies := tmp_path.parent / f"{tmp_path.name}-copies")
+    train, test = load_masks(MaskArguments(masks=str(tmp_path), eval_masks=str(copies)))
+    assert len(train) == len(test) == 3 and not set(train.hole_ratios.tolist()) & set(test.hole_ratios.tolist())
     easy, hard = load_masks(MaskArguments(masks=str(tmp_path), hole_ratio=[0.5, 0.6], eval_hole_ratio=[0.54, 0.6]))
     assert not set(easy.hole_ratios.tolist()) & set(hard.hole_ratios.tolist()) and hard.hole_ratios.min() >= 0.54
     with pytest.raises(RunError, match="no such folder of masks"), user_input():

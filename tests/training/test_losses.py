@@ -3,7 +3,7 @@ import pytest
 import torch
 from timm.loss import AsymmetricLossMultiLabel
 
-from msl_hf import MSLLoss
+from msl_hf import MaskBank, MSLLoss, MSLTrainer, MSLTrainingArguments
 from msl_hf.training.losses import (
     LargeLossRejection,
     SelfPacedCorrection,
@@ -13,6 +13,10 @@ from msl_hf.training.losses import (
 
 Z, MASKED_Z = torch.tensor([[0.5, -1.0], [2.0, 0.0]]), torch.tensor([[-0.5, 1.0], [1.0, -3.0]])
 Y = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+
+
+class Statistics:
+    image_mean, image_std = [0.5] * 3, [0.5] * 3
 
 
 def bce(z: float, y: float) -> float:
@@ -130,7 +134,38 @@ def test_pos_weight_of_integers_and_for_other_numbers_of_images():
 
 def test_names_of_losses():
     torch.testing.assert_close(make_classification_loss("bce")(Z, Y)[0, 1].item(), bce(-1.0, 0.0))
-    torch.testing.assert_close(make_classification_loss("asl")(Z, Y), AsymmetricLossMultiLabel(reduction="none")(Z, Y))
+
+
+def asl(z: float, y: float, gamma_neg: float, gamma_pos: float, clip: float) -> tuple[float, float]:
+    """The asymmetric loss of an entry and its derivative, with the focusing weight held fixed as in its training."""
+    p = sigmoid(z)
+    if y == 1:
+        return -((1 - p) ** gamma_pos) * np.log(p), -((1 - p) ** gamma_pos) * (1 - p)
+    shifted = max(p - clip, 0)
+    weight = shifted**gamma_neg
+    return -weight * np.log(1 - shifted), weight * p * (1 - p) / (1 - shifted) if p > clip else 0.0
+
+
+@pytest.mark.parametrize("settings", [(4, 0, 0.05), (2, 1, 0.2), (3, 0.5, 0)])
+def test_asymmetric_loss_as_it_is_trained(settings):
+    logits = torch.tensor([[0.5, -1.0, -4.0], [2.0, 0.0, 3.0]], requires_grad=True)
+    targets = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    names = ("asl_gamma_neg", "asl_gamma_pos", "asl_clip")
+    chosen = {} if settings == (4, 0, 0.05) else dict(zip(names, settings, strict=True))
+    losses = make_classification_loss("asl", **chosen)(logits, targets)
+    losses.sum().backward()
+    for entry in np.ndindex(2, 3):
+        value, derivative = asl(logits[entry].item(), targets[entry].item(), *settings)
+        assert losses[entry].item() == pytest.approx(value, rel=1e-4, abs=1e-7)
+        assert logits.grad[entry].item() == pytest.approx(derivative, rel=1e-4, abs=1e-7)
+
+
+def test_settings_of_the_asymmetric_loss_reach_the_trainer(tmp_path):
+    args = MSLTrainingArguments(str(tmp_path), classification_loss="asl", asl_gamma_neg=2, asl_gamma_pos=1, asl_clip=0)
+    loss = MSLTrainer(torch.nn.Linear(1, 1), args, MaskBank.patches(), Statistics()).loss.classification_loss
+    assert (loss.gamma_neg, loss.gamma_pos, loss.clip) == (2, 1, 0)
+    with pytest.raises(ValueError, match="asl_clip must not be negative, and a clip lies below 1, got 1.5"):
+        MSLTrainingArguments(str(tmp_path), asl_clip=1.5)
 
 
 def test_focal_loss_by_hand():
