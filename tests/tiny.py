@@ -1,4 +1,8 @@
-"""Tiny backbones of every kind that the model has to work with; all take 32 pixels."""
+"""Tiny backbones of every kind that the model has to work with, all of 32 pixels; images and masks for them."""
+
+import torch
+
+from msl_hf import MaskBank
 
 LABELS = ["cat", "dog", "fish"]
 
@@ -26,3 +30,22 @@ TIMM = {
     "mobilenet": ("mobilenetv3_small_100", {}),
 }  # fmt: skip
 BACKBONES = [f"timm_{name}" for name in TIMM] + [f"hf_{name}" for name in NATIVE]
+
+
+class Images(torch.utils.data.Dataset):
+    """Random images whose label can be seen: class c is bright in channel c."""
+
+    def __init__(self, count: int, side: int = 32):
+        generator = torch.Generator().manual_seed(3)
+        self.labels = (torch.rand(count, 3, generator=generator) > 0.5).float()
+        self.labels[:3] = torch.eye(3)
+        self.images = torch.randn(count, 3, side, side, generator=generator) + 2 * self.labels[:, :, None, None]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.images[index], "labels": self.labels[index]}
+
+
+BANK = MaskBank(torch.rand(6, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5)

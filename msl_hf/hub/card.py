@@ -43,7 +43,7 @@ def write_card(folder: str | os.PathLike, report: dict, settings: dict) -> None:
         name=name,
         report=report,
         results=results,
-        metrics=METRICS,
+        metrics=[name for name in METRICS if name in results.get("clean", ())],
         figures={file: text for file, text in FIGURES.items() if (folder / file).is_file()},
         settings={key: value for key, value in settings.items() if value not in (None, False, "")},
         is_msl=settings["loss_weights"][1:] != [0.0, 0.0],
@@ -74,6 +74,7 @@ def _evaluations(report: dict, results: dict) -> list[EvalResult]:
         for images in ("clean", "masked")
         if images in results
         for name in METRICS
+        if name in results[images]
     ]
 
 

@@ -1,7 +1,12 @@
 """Configuration of an MSL classifier. No `from __future__ import annotations` here: it disables `@strict`."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 HEADS = ("csra", "linear", "ml_decoder")
 CSRA_HEADS = (1, 2, 4, 6, 8)
@@ -63,11 +68,31 @@ class MSLConfig(PreTrainedConfig):
         # Written anew, because transformers replaces names by classes in the one that it was given.
         return {**super().to_dict(), "custom_pipelines": {TASK: dict(PIPELINE)}}
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As for every configuration; thresholds of other classes than those asked for are dropped with a line."""
+        thresholds = kwargs.get("thresholds", config_dict.get("thresholds"))
+        id2label = kwargs.get("id2label") or config_dict.get("id2label") or ()
+        count = kwargs.get("num_labels", len(id2label))
+        if thresholds is None or (count and len(thresholds) != count):
+            if thresholds is not None:
+                logger.warning(f"{len(thresholds)} thresholds do not belong to {count} classes; they are dropped")
+            config_dict = {**config_dict, "thresholds": None}
+            kwargs.pop("thresholds", None)
+        return super().from_dict(config_dict, **kwargs)
+
     def validate_head(self):
         if self.head not in HEADS:
             raise ValueError(f"head must be one of {HEADS}, got {self.head!r}")
         if self.num_heads not in CSRA_HEADS:
             raise ValueError(f"num_heads must be one of {CSRA_HEADS}, got {self.num_heads}")
+        if not math.isfinite(self.csra_lambda):
+            raise ValueError(f"csra_lambda must be a number, got {self.csra_lambda}")
+
+    def validate_labels(self):
+        lacking = sorted(set(range(self.num_labels)) - set(self.id2label or range(self.num_labels)))
+        if lacking:
+            raise ValueError(f"id2label has no name for class {lacking[0]} of {self.num_labels}")
 
     def validate_image_size(self):
         sides = [self.image_size] if isinstance(self.image_size, int) else list(self.image_size)

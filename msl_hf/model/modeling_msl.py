@@ -357,12 +357,25 @@ def _own_size(source) -> int | tuple[int, int]:
     return size if isinstance(size, int) else tuple(size)
 
 
+def _check_size(network: nn.Module, height: int, width: int) -> None:
+    """Refuse sizes that a plain ViT of timm cannot cut into patches; other networks fill up or leave a rest."""
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    if patch is None or not hasattr(network, "blocks"):
+        return
+    for side, step in zip((height, width), patch, strict=True):
+        if side % step:
+            below = f"{side - side % step} or " if side > step else ""
+            raise ValueError(f"image_size {side} is no multiple of the backbone's patches of {step} pixels; "
+                             f"the next ones are {below}{side + -side % step}")  # fmt: skip
+
+
 def _adapt_timm_config(backbone_config, source, height: int, width: int) -> None:
     """Note in a timm configuration the input size, where the architecture is built for one."""
     import timm
 
     # Without weights the architecture still has to be asked what it can do; building it costs no download.
     network = source.timm_model if source is not None else timm.create_model(backbone_config.architecture)
+    _check_size(network, height, width)
     arguments = dict(backbone_config.model_args or {})
     if hasattr(network, "set_input_size"):
         arguments["img_size"] = [height, width]

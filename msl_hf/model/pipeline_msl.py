@@ -38,6 +38,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model.eval()  # one that was handed over may come from training
+
     def _sanitize_parameters(self, threshold=None, top_k=None, score_maps=None, timeout=None):
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold is a score in [0, 1], got {threshold}")
@@ -121,7 +125,12 @@ def labels_above(scores: torch.Tensor, config, threshold: float | None = None, t
         config: The model's configuration, whose `thresholds` count where `threshold` is None; without them 0.5.
         threshold: One for all classes.
         top_k: At most so many; None for all.
+
+    Raises:
+        ValueError: for scores that are no numbers, which reach no threshold.
     """
+    if scores.isnan().any():
+        raise ValueError("the scores are not numbers (NaN): the model's weights or the image's values are damaged")
     if threshold is None and config.thresholds is not None:
         thresholds = scores.new_tensor(config.thresholds)
     else:

@@ -120,6 +120,9 @@ class RunArguments:
         default=True, metadata={"help": "In the end measure under light and medium masks, too, for the card."}
     )
     ignored_as_negative: bool = field(default=False, metadata={"help": IGNORED_AS_NEGATIVE_HELP})
+    save_adapter: bool = field(
+        default=False, metadata={"help": "With --lora_rank: write the adapters alone, too, into OUTPUT_DIR/adapter."}
+    )
     license: str | None = field(
         default=None, metadata={"help": "Licence of the trained model in its card, such as apache-2.0."}
     )
@@ -157,6 +160,8 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
     _check(model, data, masks)
     if model.from_scratch and training.freeze_batch_norm:
         raise RunError("--freeze_batch_norm keeps the statistics of pretrained weights, and --from_scratch has none")
+    if run.save_adapter and not training.lora_rank:
+        raise RunError("--save_adapter writes the adapters of --lora_rank, which is not set")
     if training.output_dir in (None, "trainer_output"):
         raise RunError("say where the model goes: --output_dir FOLDER")
     given = {

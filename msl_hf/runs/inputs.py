@@ -28,13 +28,13 @@ NUM_MASKS = 2000  # generated masks: half for training, half for the masked test
 
 @contextlib.contextmanager
 def user_input() -> Iterator[None]:
-    """Within: errors of value or file are about what the user gave."""
+    """Within: errors are about what the user gave, or what is not installed; networks raise assertions, too."""
     try:
         yield
     except StrictDataclassError as error:  # a value that MSLConfig refuses
         raise RunError(str(error.__cause__ or error)) from error
-    except (ValueError, OSError) as error:
-        raise RunError(str(error)) from error
+    except (ValueError, OSError, ImportError, AssertionError, RuntimeError) as error:
+        raise RunError(str(error) or type(error).__name__) from error
 
 
 @dataclass
@@ -265,9 +265,15 @@ def load_trained(path: str):
     """(model, image processor) of a model folder or Hub id."""
     try:
         network = MSLForImageClassification.from_pretrained(path)
-        return network, transformers.AutoImageProcessor.from_pretrained(path)
+        processor = transformers.AutoImageProcessor.from_pretrained(path)
     except Exception as error:  # what a damaged config.json raises is as varied as the damage
-        raise RunError(f"{path}: is no model folder and no model of the Hub that can be loaded ({error})") from error
+        reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
+        raise RunError(f"{path}: is no model folder and no model of the Hub that can be loaded ({reason})") from error
+    damaged = [name for name, values in network.state_dict().items() if not values.isfinite().all()]
+    if damaged:
+        raise RunError(f"{path}: {len(damaged)} of its weights hold values that are no numbers, such as {damaged[0]}; "
+                       "it scores nothing. Take a checkpoint from before")  # fmt: skip
+    return network, processor
 
 
 def load_model(model: ModelArguments, label_names: list[str]):

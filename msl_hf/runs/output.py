@@ -26,7 +26,8 @@ def check_output_dir(arguments: Arguments) -> None:
         differing = sorted(key for key in settings.keys() | earlier.keys() if settings.get(key) != earlier.get(key))
         if differing:
             changes = ", ".join(f"{key} {earlier.get(key)!r} -> {settings.get(key)!r}" for key in differing[:5])
-            raise RunError(f"{folder} already holds a different run ({changes}); choose another --output_dir")
+            raise RunError(f"{folder} already holds a different run ({changes}); choose another --output_dir, and "
+                           f"--model {folder} with it to train on from this one's weights")  # fmt: skip
     elif (folder / "config.json").is_file() or any(folder.glob("checkpoint-*")):
         raise RunError(f"{folder} already holds a model or checkpoints of something else; choose another --output_dir")
 

@@ -28,7 +28,9 @@ from ..hub.card import write_card
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer
+from ..training.adapters import has_adapters
 from ..training.callbacks import SaveBestModel, SaveOnTermination, best_evaluation
+from ..training.trainer import check_size
 from .arguments import Arguments, DataArguments, RunError
 from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
 from .inputs import (
@@ -100,6 +102,8 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         train_images = StreamedImages(splits.train, processor, arguments.data.drop_bad_images, **augmentation)
     else:
         train_images = ImageDataset(splits.train, processor, **augmentation)
+    with user_input():
+        check_size(train_images, training)
     termination = SaveOnTermination()
     count_ignored_as = "negative" if arguments.run.ignored_as_negative else "ignore"
     with user_input():  # what the trainer cannot do with this network or machine
@@ -131,6 +135,8 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
 
     results = {"last": {"epoch": trainer.state.epoch, **evaluate(trainer, splits, processor, test_masks)}}
     trainer.save_model(str(output_dir / "last"))
+    if arguments.run.save_adapter:
+        trainer.save_adapter(output_dir / "adapter")
     best = best_evaluation(trainer.state.log_history)
     if best is None:
         trainer.save_model(str(output_dir))
@@ -138,7 +144,10 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         results["best"] = results["last"]
     else:
         saved = MSLForImageClassification.from_pretrained(output_dir)
-        trainer.model.load_state_dict(saved.state_dict())
+        if has_adapters(trainer.model):
+            trainer.model = trainer.model_wrapped = saved.to(training.device)  # its adapters are merged
+        else:
+            trainer.model.load_state_dict(saved.state_dict())
         results["best"] = {"epoch": best["epoch"], **evaluate(trainer, splits, processor, test_masks)}
     chosen = "last" if best is None else "best"
     curve = arguments.run.robustness_curve and splits.test is not None and arguments.masks.masks != "patches"

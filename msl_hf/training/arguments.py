@@ -11,8 +11,19 @@ SETTINGS = (
     "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "loss_weights",
     "classification_loss", "asl_gamma_neg", "asl_gamma_pos", "asl_clip", "head_lr_multiplier", "mask_fill",
-    "mask_keep_value", "masked_forward", "mask_augmentation", "ema_decay", "freeze_batch_norm", "sync_batch_norm",
+    "mask_keep_value", "masked_forward", "mask_augmentation", "lora_rank", "ema_decay", "freeze_batch_norm",
+    "sync_batch_norm",
 )  # fmt: skip
+# Settings of `TrainingArguments` that loss and data of this trainer do not know: what they may be, and why not others.
+REFUSED = {
+    "label_smoothing_factor": ((0,), "it smooths one label out of several; multi-hot targets may lie within [0, 1]"),
+    "label_names": ((["labels"],), "the targets are the column 'labels'"),
+    "neftune_noise_alpha": ((), "it adds noise to embeddings of words"),
+    "use_liger_kernel": ((False,), "it speeds up language models alone"),
+    "train_sampling_strategy": (("random", "sequential"), "images have no length to group them by"),
+    "remove_unused_columns": ((False,), "it would take away columns that collators read, such as 'ignored'"),
+    "include_num_input_tokens_seen": ((False, "no"), "images have no tokens to count"),
+}
 
 
 @dataclass
@@ -55,6 +66,8 @@ class MSLTrainingArguments(TrainingArguments):
             `"sequential"` gives the gradients of `"separate"` with the memory of plain training, by a third forward.
         mask_augmentation: Instead of a masked branch (with `loss_weights` 1 0 0): the probability with which a
             training image is masked in the one forward.
+        lora_rank: Freeze the backbone and train low-rank adapters (LoRA) of this rank on its linear layers and
+            convolutions, and the head; needs PEFT. 0 trains everything.
         ema_decay: Evaluate and keep an exponential moving average of the weights, with this factor on the average so
             far (0.99 or so); 0 keeps the weights of the last step.
         freeze_batch_norm: Batch normalisation computes with the running statistics that the weights were pretrained
@@ -109,6 +122,9 @@ class MSLTrainingArguments(TrainingArguments):
     mask_augmentation: float = field(
         default=0.0, metadata={"help": "Without masked branch (weights 1 0 0): share of training images to mask."}
     )
+    lora_rank: int = field(
+        default=0, metadata={"help": "Freeze the backbone but for low-rank adapters of this rank; 0 trains all of it."}
+    )
     ema_decay: float = field(
         default=0.0, metadata={"help": "Moving average of the weights: the factor on the average; 0 is none."}
     )
@@ -137,6 +153,12 @@ class MSLTrainingArguments(TrainingArguments):
         if self.freeze_batch_norm and self.sync_batch_norm:
             raise ValueError("freeze_batch_norm and sync_batch_norm exclude each other: frozen statistics are "
                              "the same in all processes")  # fmt: skip
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank must not be negative, got {self.lora_rank}")
+        for name, (allowed, reason) in REFUSED.items():
+            value = getattr(self, name, None)
+            if value is not None and value not in allowed:
+                raise ValueError(f"{name}={value!r} would have no effect here, or a wrong one: {reason}")
         super().__post_init__()
         if self.ema_decay and self.load_best_model_at_end:
             raise ValueError("ema_decay and load_best_model_at_end exclude each other: checkpoints hold the weights "

@@ -3,12 +3,15 @@
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from accelerate.utils import reduce
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
+
+from .adapters import merged
 
 
 class SetEpoch(TrainerCallback):
@@ -17,16 +20,17 @@ class SetEpoch(TrainerCallback):
     `Trainer` itself does so for data sets, in a single process only.
 
     Args:
-        listeners: Those with a method `set_epoch` are told.
+        listeners: Gives what is to be told; those with a method `set_epoch` are.
     """
 
-    def __init__(self, *listeners):
-        self.listeners = [listener for listener in listeners if hasattr(listener, "set_epoch")]
+    def __init__(self, listeners: Callable[[], Iterable]):
+        self.listeners = listeners
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # At the begin of an epoch state.epoch is whole, but for a run resumed within one.
-        for listener in self.listeners:
-            listener.set_epoch(int((state.epoch or 0) + 1e-6))
+        for listener in self.listeners():
+            if hasattr(listener, "set_epoch"):
+                listener.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class SaveBestModel(TrainerCallback):
@@ -56,7 +60,7 @@ class SaveBestModel(TrainerCallback):
             return
         # File by file from a folder beside: whoever is killed while writing leaves the model of before, or this one.
         temporary = self.folder / ".best"
-        model.save_pretrained(temporary)
+        merged(model).save_pretrained(temporary)
         if processing_class is not None:
             processing_class.save_pretrained(temporary)
         for file in temporary.iterdir():

@@ -11,7 +11,8 @@ def run_depthwise_in_float32(model: nn.Module) -> None:
     with them as with float32 depthwise and bfloat16 pointwise convolutions.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
+        is_depthwise = isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+        if is_depthwise and not isinstance(module.forward, _Float32Forward):
             module.forward = _Float32Forward(module.forward)
 
 

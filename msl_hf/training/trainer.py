@@ -14,16 +14,29 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
+from transformers.utils import logging
 
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
+from .adapters import (
+    add_adapters,
+    freeze_namesakes,
+    has_adapters,
+    is_head_parameter,
+    low_rank_config,
+    merged,
+)
 from .arguments import MSLTrainingArguments
 from .averaging import WeightAverage
 from .callbacks import SetEpoch
 from .losses import IGNORED, MSLLoss, make_classification_loss
 from .precision import run_depthwise_in_float32
 from .schedule import warmup_step_schedule
+
+logger = logging.get_logger(__name__)
+
+TIMINGS = ("runtime", "samples_per_second", "steps_per_second")  # which Trainer logs beside the metrics
 
 
 class MSLTrainer(Trainer):
@@ -42,7 +55,13 @@ class MSLTrainer(Trainer):
         eval_data_collator: Collator of evaluation and prediction where it differs from `data_collator` (evaluation
             leaves ignored labels out, training usually counts them as negative).
         pos_weight: (C,) factors on the positive term of the binary cross-entropy; `balanced_pos_weight` counts them.
-        **kwargs: As for `Trainer`.
+        peft_config: Adapters of PEFT for the backbone, such as a `peft.LoraConfig`; `args.lora_rank` makes one. The
+            rest of the backbone is frozen, statistics of batch normalisation included, and the head is trained whole.
+            Checkpoints hold the adapters, `save_model` writes the model with the adapters merged into its weights.
+        **kwargs: As for `Trainer`. `compute_loss_func` is refused: the loss is what `args` say.
+
+    Raises:
+        ValueError: for what cannot be trained so, and settings that would have no effect.
     """
 
     # The loss is a mean over the micro-batch: Trainer has to divide it by the accumulation steps.
@@ -56,14 +75,35 @@ class MSLTrainer(Trainer):
         processing_class: Any = None,
         eval_data_collator: Callable | None = None,
         pos_weight: Sequence[float] | None = None,
+        peft_config: Any = None,
         **kwargs,
     ):
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("compute_loss_func would never be called: the loss is classification_loss and "
+                             "loss_weights of the arguments; override compute_loss for another")  # fmt: skip
         args = args if args is not None else MSLTrainingArguments("outputs")
-        asl = (args.asl_gamma_neg, args.asl_gamma_pos, args.asl_clip)
-        self.loss = MSLLoss(args.loss_weights, make_classification_loss(args.classification_loss, pos_weight, *asl))
-        self.masks = masks
+        self.masks, self.pos_weight, self.peft_config = masks, pos_weight, peft_config
         self.image_mean = getattr(processing_class, "image_mean", None)
         self.image_std = getattr(processing_class, "image_std", None)
+        self.args, self.weight_average, self._loss_settings = args, None, None
+        self._set_loss()
+        if model is not None:
+            model = self._with_adapters(own_names(model))
+        super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
+        self.eval_data_collator = eval_data_collator or self.data_collator
+        self.add_callback(SetEpoch(lambda: (self.train_dataset, self.loss.classification_loss)))
+        self._bind()
+
+    def _set_loss(self) -> None:
+        """The loss and the masks that the arguments ask for."""
+        args = self.args
+        asl = (args.asl_gamma_neg, args.asl_gamma_pos, args.asl_clip)
+        settings = (tuple(args.loss_weights), args.classification_loss, *asl)
+        if settings == self._loss_settings:
+            return
+        self._loss_settings = settings
+        classification_loss = make_classification_loss(args.classification_loss, self.pos_weight, *asl)
+        self.loss = MSLLoss(args.loss_weights, classification_loss)
         if args.mask_augmentation and self.loss.needs_masked_branch:
             raise ValueError(f"mask_augmentation replaces the masked branch: set loss_weights to 1 0 0, "
                              f"got {args.loss_weights}")  # fmt: skip
@@ -74,27 +114,53 @@ class MSLTrainer(Trainer):
                                  "processing_class, or set mask_fill='zero' with mask_keep_value=1")  # fmt: skip
             if self.masks is None:
                 self.masks = MaskBank.generate(1000, hole_ratio=(0.5, 0.6), seed=0)
-        super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
-        self.eval_data_collator = eval_data_collator or self.data_collator
+
+    def _with_adapters(self, model: nn.Module) -> nn.Module:
+        """The model with the adapters that were asked for, if any."""
+        config = self.peft_config
+        if config is not None and self.args.lora_rank:
+            raise ValueError("peft_config and lora_rank exclude each other: the configuration has a rank of its own")
+        if config is None and self.args.lora_rank:
+            config = low_rank_config(model, self.args.lora_rank)
+        if config is None:
+            return model
+        with torch.random.fork_rng():
+            torch.manual_seed(self.args.seed)  # what adapters start from is drawn
+            return add_adapters(model, config)
+
+    def call_model_init(self, trial=None) -> nn.Module:
+        return self._with_adapters(own_names(super().call_model_init(trial)))
+
+    def _bind(self) -> None:
+        """Do to the model, which `model_init` may have made anew, what the arguments of this run ask for."""
+        args, model = self.args, self.model
+        self._set_loss()
         if args.sync_batch_norm and args.world_size > 1:
             if args.device.type == "cpu":
                 raise ValueError("sync_batch_norm needs GPUs: PyTorch cannot do it on a CPU; set it to false")
-            self.model = convert_sync_batchnorm(self.model)  # parameters keep their names
+            self.model = model = convert_sync_batchnorm(model)  # parameters keep their names
         if args.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)
         if args.bf16 and args.device.type == "cpu":
-            run_depthwise_in_float32(self.model)
+            run_depthwise_in_float32(model)
+        # Beside adapters the network is frozen, and its statistics are part of it: no adapter file would hold them.
+        freeze_batch_norm = args.freeze_batch_norm or has_adapters(model)
+        if has_adapters(model):
+            freeze_namesakes(model)  # a checkpoint that was loaded makes them trainable
         self._frozen_batch_norms = [
-            module for module in self.model.modules() if args.freeze_batch_norm and isinstance(module, _BatchNorm)
+            module for module in model.modules() if freeze_batch_norm and isinstance(module, _BatchNorm)
         ]
+        if self._frozen_batch_norms and not args.freeze_batch_norm:
+            logger.info("Batch normalisation keeps its statistics, which are part of the network under the adapters")
         self.joint_forward = args.masked_forward == "joint" or (
-            args.masked_forward == "auto" and joint_equals_separate(self.model, args.freeze_batch_norm)
+            args.masked_forward == "auto" and joint_equals_separate(model, freeze_batch_norm)
         )
         if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
             raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
                              "MSLForImageClassification on a plain ViT of timm can; use 'auto'")  # fmt: skip
-        self.add_callback(SetEpoch(self.train_dataset, self.loss.classification_loss))
-        self.weight_average = WeightAverage(self.model, args.ema_decay) if args.ema_decay else None
+        if self.weight_average is not None:
+            self.remove_callback(self.weight_average)
+        self.weight_average = WeightAverage(model, args.ema_decay) if args.ema_decay else None
         if self.weight_average is not None:
             self.add_callback(self.weight_average)
         self._micro_step = (-1, 0)  # optimizer step, and the number of the micro-batch within it
@@ -102,12 +168,23 @@ class MSLTrainer(Trainer):
         self._component_count = 0
         self._checked_modes: set[bool] = set()  # whether targets of training, and of evaluation, have been looked at
 
+    def train(self, *args, **kwargs):
+        """As in `Trainer`.
+
+        Raises:
+            ValueError: where the images are fewer than one step takes.
+        """
+        check_size(self.train_dataset, self.args)
+        return super().train(*args, **kwargs)
+
     def _init_training_state(self, max_steps, num_update_steps_per_epoch, *args) -> tuple[int, int]:
         """(passes over the data, batches of the pass at hand) to leave out when a run goes on from a checkpoint.
 
         `Trainer` takes `max_steps` for the length of a stream, and so forgets how often the stream has ended. The
         epoch knows: its whole part counts the passes, its fraction the batches as a share of those `max_steps`.
         """
+        # Here model and arguments are those of the run, or of the trial of a search, and nothing is wrapped yet.
+        self._bind()
         passes, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args)
         if batches and not has_length(self.train_dataset):
             fraction, passes = math.modf(self.state.epoch)
@@ -254,10 +331,12 @@ class MSLTrainer(Trainer):
         folder = Path(self.args.output_dir)
         if not self.is_world_process_zero() or is_our_card(folder / "README.md"):
             return
-        config, evaluations = self.model.config, [log for log in self.state.log_history if "eval_mAP" in log]
-        results = {"epoch": self.state.epoch or 0.0}
+        config, evaluations = self.model.config, [log for log in self.state.log_history if "eval_loss" in log]
+        results, own_metrics = {"epoch": self.state.epoch or 0.0}, {}
         if evaluations:
-            results["clean"] = {name: evaluations[-1][f"eval_{name}"] for name in METRICS}
+            found = {key.removeprefix("eval_"): value for key, value in evaluations[-1].items() if "eval_" in key}
+            results["clean"] = {name: found[name] for name in METRICS if name in found}
+            own_metrics = {} if results["clean"] else {k: v for k, v in found.items() if k not in TIMINGS}
         seconds = [log["train_runtime"] for log in self.state.log_history if "train_runtime" in log]
         sizes = [len(data) if hasattr(data, "__len__") else None for data in (self.train_dataset, self.eval_dataset)]
         report = {
@@ -272,6 +351,7 @@ class MSLTrainer(Trainer):
             "test_split": "eval_dataset" if evaluations else None,
             "num_train_images": sizes[0],
             "num_test_images": sizes[1],
+            "own_metrics": own_metrics,
             "command": " ".join(sys.argv),
             "train_seconds": sum(seconds),
             "hardware": f"{self.args.world_size} x {self.args.device}",
@@ -285,21 +365,43 @@ class MSLTrainer(Trainer):
             return super().create_optimizer(model)
         super().create_optimizer(model)
         named = (self.model if model is None else model).named_parameters()
-        head = {parameter for name, parameter in named if name.startswith("head.")}
+        head = {parameter for name, parameter in named if is_head_parameter(name)}
         groups, self.optimizer.param_groups = self.optimizer.param_groups, []
         for group in groups:
             for is_head, multiplier in ((False, 1.0), (True, self.args.head_lr_multiplier)):
                 parameters = [parameter for parameter in group["params"] if (parameter in head) == is_head]
                 if parameters:
-                    self.optimizer.add_param_group(
-                        {**group, "params": parameters, "lr": self.args.learning_rate * multiplier}
-                    )
+                    rate = group.get("lr")  # of `optimizer_cls_and_kwargs`, where it has one; Adafactor may have none
+                    rate = rate if rate is None else rate * multiplier
+                    self.optimizer.add_param_group({**group, "params": parameters, "lr": rate})
         return self.optimizer
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Weight decay for matrices and filters only, or for every parameter as in the paper."""
         decay_all = self.args.decay_norm_and_bias
         return [name for name, parameter in model.named_parameters() if decay_all or parameter.ndim > 1]
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a model that loads by its class alone: adapters are merged into the weights, but for checkpoints."""
+        is_checkpoint = _internal_call and Path(output_dir or "").name.startswith(PREFIX_CHECKPOINT_DIR)
+        if not has_adapters(self.model) or is_checkpoint:
+            return super().save_model(output_dir, _internal_call)
+        own, self.model = self.model, merged(self.model)
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            self.model = own
+
+    def save_adapter(self, output_dir: str | os.PathLike) -> None:
+        """Write the adapters and the head alone, a few megabytes for `peft.PeftModel.from_pretrained`.
+
+        Raises:
+            ValueError: where the model has no adapters.
+        """
+        if not has_adapters(self.model):
+            raise ValueError("the model has no adapters to save: pass peft_config, or lora_rank in the arguments")
+        if self.is_world_process_zero():
+            self.accelerator.unwrap_model(self.model).save_pretrained(output_dir)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """A schedule of transformers, or the paper's where `lr_step_epochs` is set."""
@@ -333,6 +435,26 @@ class MSLTrainer(Trainer):
             self.data_collator, self.args.dataloader_drop_last = collator, drop_last
 
 
+def check_size(train_dataset, args: MSLTrainingArguments) -> None:
+    """Refuse to train on fewer images than one batch of all processes where incomplete batches are dropped.
+
+    Args:
+        train_dataset: The training images, or a stream, whose length nobody knows.
+        args: Of the run.
+
+    Raises:
+        ValueError: naming the numbers, and the way out.
+    """
+    if not has_length(train_dataset):
+        return
+    count, needed = len(train_dataset), args.train_batch_size * args.world_size if args.dataloader_drop_last else 1
+    if count < needed:
+        processes = f" on {args.world_size} processes" if args.world_size > 1 else ""
+        way_out = "; lower --per_device_train_batch_size, or keep incomplete batches with --dataloader_drop_last false"
+        raise ValueError(f"{count} training images do not fill one batch of {args.train_batch_size}{processes}"
+                         f"{way_out if count else ''}")  # fmt: skip
+
+
 def check_targets(labels: torch.Tensor) -> None:
     """Refuse targets that are neither in [0, 1] nor -100, of which a loss would make nonsense.
 
@@ -347,6 +469,18 @@ def check_targets(labels: torch.Tensor) -> None:
         values = ", ".join(sorted({f"{value:g}" for value in wrong.flatten()[:1000].tolist()})[:5])
         raise ValueError(f"labels hold {values}: a target lies in [0, 1], and -100 is one that is not known; turn "
                          "whatever else means unknown into -100, and whatever means absent into 0")  # fmt: skip
+
+
+def own_names(model: nn.Module) -> nn.Module:
+    """What `torch.compile` wrapped, which computes as compiled and calls its parameters by their own names.
+
+    With the wrapper's names for them a saved model could not be loaded, nor a checkpoint into it.
+    """
+    module = getattr(model, "_orig_mod", None)
+    if module is None:
+        return model
+    module._compiled_call_impl = model.dynamo_ctx(module._call_impl)  # as `module.compile()` does
+    return module
 
 
 def joint_equals_separate(model: nn.Module, freeze_batch_norm: bool = False) -> bool:

@@ -103,3 +103,16 @@ def test_the_card_of_a_recipe_is_kept(tiny_model, uploads, tmp_path):
     write_card(folder, report, {"loss_weights": [0.3, 0.2, 0.5]})
     trainer.push_to_hub()
     assert "12345 images" in uploads["me/cats"]["README.md"].decode()
+
+
+@pytest.mark.parametrize("metrics", [{"mAP": 0.5}, {"hits": 7}])
+def test_the_card_shows_what_a_compute_metrics_of_ones_own_counts(metrics, tiny_model, uploads, tmp_path):
+    arguments = MSLTrainingArguments(str(tmp_path / "cats"), use_cpu=True, report_to="none", max_steps=1,
+                                     per_device_train_batch_size=4, eval_strategy="steps", eval_steps=1)  # fmt: skip
+    data = {"train_dataset": Images(), "eval_dataset": Images(), "compute_metrics": lambda prediction: metrics}
+    trainer = MSLTrainer(tiny_model(), arguments, MaskBank.patches(), build_processor(None, 32), **data)
+    trainer.train()
+    trainer.create_model_card()
+    text = (tmp_path / "cats" / "README.md").read_text()
+    assert ("| clean | 50.0 |" if "mAP" in metrics else "| hits | 7 |") in text
+    assert "no held-out split" not in text

@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+import transformers
 from timm.layers import resample_abs_pos_embed
 from tiny import BACKBONES, LABELS
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
@@ -232,3 +235,37 @@ def test_position_embeddings_of_a_vit_are_resampled_to_the_sizes_of_the_paper(si
     pixels = images(size, size, 1)
     assert torch.equal(loaded(pixels).logits, model(pixels).logits)
     assert loaded.score_maps(pixels).shape == (1, 3, side, side)
+
+
+@pytest.mark.parametrize("options", [{"num_labels": 2}, {"num_labels": 2, "thresholds": None}, {"thresholds": None}])
+def test_thresholds_of_other_classes_are_dropped(options, tiny_model, tmp_path, caplog):
+    model = tiny_model()
+    model.config.thresholds = [0.2, 0.5, 0.8]
+    model.save_pretrained(tmp_path)
+    transformers.logging.enable_propagation()
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **options)
+    assert loaded.config.thresholds is None and loaded.config.num_labels == options.get("num_labels", 3)
+    assert ("3 thresholds do not belong to 2 classes; they are dropped" in caplog.text) == (
+        options == {"num_labels": 2}
+    )
+    assert MSLForImageClassification.from_pretrained(tmp_path).config.thresholds == [0.2, 0.5, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"csra_lambda": float("nan")}, "csra_lambda must be a number, got nan"),
+     ({"id2label": {"0": "cat", "1": "dog", "3": "fish"}}, "id2label has no name for class 2 of 3")],
+)  # fmt: skip
+def test_damaged_configurations_are_named(wrong, message, tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
+    with pytest.raises(Exception, match=message):
+        MSLForImageClassification.from_pretrained(tmp_path)
+
+
+def test_sizes_that_patches_do_not_fill_are_refused_with_the_next_ones(tiny_model):
+    with pytest.raises(ValueError, match="image_size 50 is no multiple .* of 8 pixels; the next ones are 48 or 56"):
+        tiny_model("timm_vit", image_size=50)
+    with pytest.raises(ValueError, match="image_size 5 .* the next ones are 8"):
+        tiny_model("timm_vit", image_size=(32, 5))

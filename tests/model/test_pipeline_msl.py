@@ -121,3 +121,12 @@ def test_saved_again(folder):
     classify.save_pretrained(path / "again")
     assert {"pipeline_msl.py", "modeling_msl.py", "config.json"} <= {file.name for file in (path / "again").iterdir()}
     assert pipeline(TASK, model=str(path / "again"), threshold=0)(image) == classify(image)
+
+
+def test_scores_that_are_no_numbers_are_an_error(tiny_model):
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.weight[:, 1] = float("nan")
+    classify = pipeline(TASK, model=model, image_processor=build_processor(None, 32))
+    with pytest.raises(ValueError, match="the scores are not numbers"):
+        classify(Image.new("RGB", (40, 30)))

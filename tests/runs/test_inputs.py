@@ -3,10 +3,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from exports import EXPORTS, make_coco
 from PIL import Image
 
-from msl_hf.data import load_images, load_voc
+from msl_hf.data import build_processor, load_images, load_voc
 from msl_hf.data.schema import column
 from msl_hf.runs import inputs
 from msl_hf.runs.arguments import DataArguments, MaskArguments, ModelArguments, RunError
@@ -17,6 +18,7 @@ from msl_hf.runs.inputs import (
     load_masks,
     load_model,
     load_pos_weight,
+    load_trained,
     prepare_splits,
     user_input,
 )
@@ -216,3 +218,22 @@ def test_unknown_labels_in_training_follow_data_and_loss(tmp_path, capsys):
     assert choose_ignored_as(None, train.select([1]), "bce") == "negative" and not capsys.readouterr().out
     assert choose_ignored_as(None, train.select([0]), "bce") == "negative"  # cat is present, of dog nothing is known
     assert "No label is known to be absent in any image" in capsys.readouterr().out
+
+
+def test_weights_that_are_no_numbers_are_named(tiny_model, tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.weight[0, 1, 2] = float("nan")
+    model.save_pretrained(tmp_path)
+    build_processor(None, 32).save_pretrained(tmp_path)
+    with pytest.raises(RunError, match="1 of its weights hold values that are no numbers, such as head.weight"):
+        load_trained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("WandbCallback needs wandb"), ImportError("no wandb"), AssertionError("height 50"), OSError()],
+)
+def test_what_is_not_installed_or_does_not_fit_is_a_message(error):
+    with pytest.raises(RunError, match=str(error) or "OSError"), user_input():
+        raise error

@@ -19,14 +19,17 @@ class Kill(TrainerCallback):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", ["timm_resnet", "timm_vit_with_dropout", "timm_resnet_averaged"])
+@pytest.mark.parametrize(
+    "name",
+    ["timm_resnet", "timm_vit_with_dropout", "timm_resnet_averaged", "timm_vit_low_rank", "timm_resnet_low_rank"],
+)
 def test_resumed_run_equals_the_uninterrupted_one(name, workers, tiny_model, scenes, tmp_path):
     data = load_voc(scenes)["train"]
     processor = build_processor(None, 32)
 
     def make(folder: str, **kwargs) -> MSLTrainer:
         model = tiny_model(
-            name.removesuffix("_with_dropout").removesuffix("_averaged"),
+            name.removesuffix("_with_dropout").removesuffix("_averaged").removesuffix("_low_rank"),
             label_names=data.features["labels"].feature.names,
         )
         if name.endswith("_with_dropout"):
@@ -36,6 +39,7 @@ def test_resumed_run_equals_the_uninterrupted_one(name, workers, tiny_model, sce
             str(tmp_path / folder), use_cpu=True, disable_tqdm=True, num_train_epochs=3, save_strategy="steps",
             save_steps=2, per_device_train_batch_size=4, dataloader_num_workers=workers, seed=1, logging_steps=1,
             dataloader_persistent_workers=workers > 0, ema_decay=0.9 * name.endswith("_averaged"),
+            lora_rank=2 * name.endswith("_low_rank"),
         )  # fmt: skip
         return MSLTrainer(
             model=model,

@@ -1,32 +1,17 @@
+import dataclasses
+
 import pytest
 import torch
 from timm.layers import convert_sync_batchnorm
-from tiny import BACKBONES
-from transformers import Trainer, TrainerCallback
+from tiny import BACKBONES, BANK, Images
+from transformers import AutoModelForImageClassification, Trainer, TrainerCallback, TrainingArguments
 
 from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
 from msl_hf.data import MultiLabelCollator, build_processor
 from msl_hf.evaluation.metrics import metrics_from_logits
+from msl_hf.training.arguments import REFUSED
 from msl_hf.training.trainer import joint_equals_separate
 
-
-class Images(torch.utils.data.Dataset):
-    """Random images whose label can be seen: class c is bright in channel c."""
-
-    def __init__(self, count: int):
-        generator = torch.Generator().manual_seed(3)
-        self.labels = (torch.rand(count, 3, generator=generator) > 0.5).float()
-        self.labels[:3] = torch.eye(3)
-        self.images = torch.randn(count, 3, 32, 32, generator=generator) + 2 * self.labels[:, :, None, None]
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        return {"pixel_values": self.images[index], "labels": self.labels[index]}
-
-
-BANK = MaskBank(torch.rand(6, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5)
 ONE_MASK = MaskBank(torch.eye(32, dtype=torch.bool)[None] | torch.eye(32, dtype=torch.bool).flip(0)[None])
 
 
@@ -398,3 +383,113 @@ def test_the_loss_for_missing_labels_knows_the_epoch(make_trainer):
     assert seen == [(0, True), (0, True), (1, True), (1, True), (2, True)]
     trainer.evaluate(Images(8))
     assert seen[5:] == [(2, False)]
+
+
+def test_fewer_images_than_a_batch_are_refused_before_anything_is_written(make_trainer, tmp_path):
+    for length in ({"max_steps": 2}, {"max_steps": -1, "num_train_epochs": 2}):
+        trainer = make_trainer(count=7, **length)
+        with pytest.raises(ValueError, match="7 training images do not fill one batch of 8; .*drop_last false"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+    assert not list((tmp_path / "run").iterdir())
+    trainer = make_trainer(count=7, dataloader_drop_last=False)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def rates(trainer) -> dict[str, float]:
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    return {names[p]: group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+
+
+def test_the_optimizer_that_was_given_keeps_its_rate(make_trainer, tiny_model, tmp_path):
+    args = MSLTrainingArguments(str(tmp_path), use_cpu=True, mask_fill="zero")
+    chosen = (torch.optim.SGD, {"lr": 0.5, "momentum": 0.8})
+    trainer = MSLTrainer(tiny_model(), args, BANK, train_dataset=Images(16), optimizer_cls_and_kwargs=chosen)
+    assert {name.startswith("head."): rate for name, rate in rates(trainer).items()} == {False: 0.5, True: 5.0}
+    assert {group["momentum"] for group in trainer.optimizer.param_groups} == {0.8}
+
+
+def test_a_compiled_model_keeps_the_rate_of_its_head(make_trainer, tiny_model, tmp_path):
+    model = tiny_model()
+    trainer = make_trainer(torch.compile(model, backend="eager"))
+    found = {name.startswith("head."): rate for name, rate in rates(trainer).items()}
+    assert found == {False: pytest.approx(3e-4), True: pytest.approx(3e-3)}
+    before, graphs = weights(model), []
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    trainer = make_trainer(compiled, save_strategy="steps", save_steps=1, max_steps=2)
+    trainer.train()
+    assert graphs and not torch.equal(weights(model), before)
+    resumed = make_trainer(torch.compile(tiny_model(), backend="eager"), max_steps=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    torch.testing.assert_close(weights(resumed.model), weights(model))
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "saved")
+    assert torch.equal(weights(saved), weights(model))
+
+
+def test_a_loss_function_beside_the_loss_is_refused(make_trainer, tiny_model, tmp_path):
+    args = MSLTrainingArguments(str(tmp_path), use_cpu=True, mask_fill="zero")
+    with pytest.raises(ValueError, match="compute_loss_func would never be called"):
+        MSLTrainer(tiny_model(), args, BANK, compute_loss_func=lambda *args, **kwargs: 0)
+
+
+WORK = {  # of those that change the loss or the data, what this trainer does as `Trainer` does
+    "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type",
+    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "optim_target_modules", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "bf16_full_eval",
+    "fp16_full_eval", "tf32", "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
+    "gradient_checkpointing_kwargs", "torch_compile", "torch_compile_backend", "torch_compile_mode",
+    "auto_find_batch_size", "logging_nan_inf_filter", "ignore_data_skip", "full_determinism", "seed", "data_seed",
+    "accelerator_config", "parallelism_config", "dataloader_drop_last", "fsdp", "fsdp_config", "deepspeed",
+    "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "per_device_eval_batch_size",
+    "prediction_loss_only", "eval_do_concat_batches", "batch_eval_metrics", "include_for_metrics", "eval_on_start",
+}  # fmt: skip
+NEITHER = {  # logging, saving, hardware, and words: no loss and no data
+    "output_dir", "use_cache", "torch_empty_cache_steps", "logging_strategy", "logging_steps", "logging_first_step",
+    "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project",
+    "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "eval_strategy", "eval_steps", "eval_delay",
+    "eval_use_gather_object", "eval_accumulation_steps", "save_only_model", "save_strategy", "save_steps",
+    "save_on_each_node", "save_total_limit", "enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo",
+    "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision", "restore_callback_states_from_checkpoint",
+    "use_cpu", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order", "ddp_backend",
+    "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_timeout",
+    "debug", "skip_memory_metrics", "do_train", "do_eval", "do_predict", "resume_from_checkpoint", "local_rank",
+    "average_tokens_across_devices", "length_column_name", "liger_kernel_config",  # without those that are refused
+}  # fmt: skip
+
+
+def test_every_setting_of_trainer_works_or_is_refused():
+    """A setting that a later transformers adds has to be thought about."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert names - WORK - NEITHER - set(REFUSED) == set()
+    assert not WORK & NEITHER and not (WORK | NEITHER) & set(REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("label_smoothing_factor", 0.1), ("label_names", ["targets"]), ("neftune_noise_alpha", 5.0),
+     ("use_liger_kernel", True), ("train_sampling_strategy", "group_by_length"), ("remove_unused_columns", True),
+     ("include_num_input_tokens_seen", "all")],
+)  # fmt: skip
+def test_settings_without_effect_are_refused_by_name(name, value, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}=.* would have no effect here"):
+        MSLTrainingArguments(str(tmp_path), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"max_grad_norm": 1e-3}, {"adam_beta1": 0.5}, {"data_seed": 9}, {"train_sampling_strategy": "sequential"},
+     {"lr_scheduler_type": "constant"}, {"weight_decay": 5.0}, {"gradient_accumulation_steps": 2}, {"seed": 6},
+     {"optim": "adafactor"}],
+    ids=lambda changed: next(iter(changed)),
+)  # fmt: skip
+def test_settings_of_trainer_change_the_weights(changed, make_trainer, tiny_model):
+    results = []
+    for settings in ({}, changed):
+        trainer = make_trainer(**{"max_steps": 3, "optim": "adamw_torch", "warmup_steps": 0, **settings})
+        trainer.train()
+        results.append(weights(trainer.model))
+    assert not torch.equal(*results)
