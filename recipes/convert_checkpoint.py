@@ -14,7 +14,7 @@ from msl_hf.data.labels import read_class_names
 from msl_hf.hub.convert import LAMBDAS, convert_checkpoint
 from msl_hf.runs.arguments import RunError, parse_flags
 from msl_hf.runs.inputs import user_input
-from msl_hf.runs.output import write_json
+from msl_hf.runs.output import check_folder, write_json
 from msl_hf.runs.train import main
 
 
@@ -39,6 +39,7 @@ def convert() -> None:
     if arguments.csra_lambda is None:
         raise RunError(f"the file does not say which lambda it was trained with: --csra_lambda ({LAMBDAS})")
     output_dir = Path(arguments.output_dir)
+    check_folder(output_dir)
     if (output_dir / "config.json").exists():
         raise RunError(f"{output_dir} already holds a model; choose another --output_dir")
     with user_input():

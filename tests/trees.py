@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 COCO_CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
 ATTRIBUTES = ("Male", "longHair", "sunglass", "Hat", "Tshirt", "longSleeve", "formal", "shorts", "jeans", "longPants",
@@ -71,3 +73,17 @@ def make_wider(root: Path, num_images: int = 9) -> Path:
             save_image(root / "Image" / record["file_name"], 50, 40, number)
         (root / f"wider_attribute_{official}.json").write_text(json.dumps(content))
     return root
+
+
+def make_checkpoint(
+    folder: Path, without=None, state='{"global_step": 1}', settings: str | None = '{"seed": 1}'
+) -> None:
+    """A checkpoint of a run of these settings, whose files can be opened."""
+    folder.mkdir(parents=True)
+    for name in {"optimizer.pt", "scheduler.pt"} - {without}:
+        torch.save({"a": torch.zeros(1000)}, folder / name)
+    save_file({"a": torch.zeros(1000)}, folder / "model.safetensors")
+    if state is not None:
+        (folder / "trainer_state.json").write_text(state)
+    if settings is not None:
+        (folder / "run.json").write_text(settings)

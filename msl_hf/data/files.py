@@ -160,6 +160,20 @@ def read_text(file: Path) -> str:
         raise DataError(f"{file}: is no UTF-8 text ({error})") from error
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file name can be written into a text file; those of other encodings come as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(name: str) -> str:
+    """A file name with what is no UTF-8 as `\\xff`; every other name itself."""
+    return name if is_utf8(name) else os.fsencode(name).decode(errors="backslashreplace")
+
+
 def text_lines(text: str) -> list[str]:
     """Lines of a text, divided at line feeds alone: other characters that `str.splitlines` divides at are content."""
     return [line.removesuffix("\r") for line in text.split("\n")]

@@ -71,6 +71,21 @@ def build_processor(
     )
 
 
+def input_size(processor) -> tuple[int, int]:
+    """(height, width) in pixels of what an image processor makes of every image.
+
+    Raises:
+        ValueError: where it makes images of several sizes, which no batch holds.
+    """
+    does = {name: getattr(processor, f"do_{name}", False) for name in ("center_crop", "resize")}
+    size = processor.crop_size if does["center_crop"] else processor.size if does["resize"] else {}
+    if not size.get("height") or not size.get("width"):
+        how = f"resizes to {dict(size)}" if size else "does not resize"
+        raise ValueError(f"the image processor {how}, so that images keep different sizes; give it a size of height "
+                         "and width in preprocessor_config.json")  # fmt: skip
+    return size["height"], size["width"]
+
+
 class ImageDataset(Dataset):
     """Rows of the schema, decoded and transformed when they are read.
 
@@ -113,7 +128,7 @@ class ImageDataset(Dataset):
         if self.augment:
             # No side of a crop is shorter than this share of the image's shorter one: a larger image is not decoded.
             share = math.sqrt(self.crop_scale[0] * CROP_RATIO[0])
-            side = math.ceil(max(self.processor.size["height"], self.processor.size["width"]) / share)
+            side = math.ceil(max(input_size(self.processor)) / share)
             image = read_image(row, (side, side))
             rng = np.random.default_rng([self.seed, int(self._epoch), index])
             pixel_values = augmented_pixel_values(image, self.processor, rng, self.crop_scale)
@@ -182,7 +197,7 @@ def augmented_pixel_values(
         left,
         height,
         width,
-        [processor.size["height"], processor.size["width"]],
+        list(input_size(processor)),
         interpolation=tv.InterpolationMode(PILImageResampling(processor.resample).name.lower()),
         antialias=True,
     )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..data.transforms import input_size
 from ..model import MSLForImageClassification
 
 RUNNER = Path(__file__).parent / "run_onnx.py"  # goes into the folder of every ONNX export as it is
@@ -32,13 +34,27 @@ class _Logits(torch.nn.Module):
 
 
 def describe(model: MSLForImageClassification, processor) -> dict:
-    """Labels, thresholds and preprocessing, as `model.json` holds them for programs without transformers."""
+    """Labels, thresholds and preprocessing, as `model.json` holds them for programs without transformers.
+
+    Raises:
+        ExportError: where the image processor does what `model.json` cannot say.
+    """
     config = model.config
+    does = {name: getattr(processor, f"do_{name}", False) for name in ("resize", "rescale", "normalize")}
+    lacking = [name for name, is_done in does.items() if not is_done]
+    if lacking or getattr(processor, "do_center_crop", False) or not math.isclose(processor.rescale_factor, 1 / 255):
+        other = f"does not {lacking[0]}" if lacking else "crops, or divides by another number"
+        raise ExportError(f"the image processor {other}; model.json can say to resize to a height and width, to "
+                          "divide by 255 and to normalise")  # fmt: skip
+    try:
+        height, width = input_size(processor)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     return {
         "labels": [config.id2label[index] for index in range(config.num_labels)],
         "thresholds": config.thresholds or [0.5] * config.num_labels,
-        "height": processor.size["height"],
-        "width": processor.size["width"],
+        "height": height,
+        "width": width,
         "resample": Image.Resampling(processor.resample).name.lower(),
         "mean": list(processor.image_mean),
         "std": list(processor.image_std),
@@ -156,9 +172,9 @@ def onnx_network(file: str | os.PathLike, threads: int | None = None):
 
 
 def _prepare(model: MSLForImageClassification, processor, folder: str | os.PathLike) -> Path:
-    folder = Path(folder)
+    folder, description = Path(folder), describe(model, processor)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DESCRIPTION_FILE).write_text(json.dumps(describe(model, processor), indent=2) + "\n", encoding="utf-8")
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

@@ -52,6 +52,8 @@ class Classifier:
         """Images -> for each of them the labels above their thresholds, with their scores, highest first."""
         batch = np.stack([self.pixel_values(image) for image in images])
         logits = self.session.run(["logits"], {"pixel_values": batch})[0]
+        if np.isnan(logits).any():
+            raise ValueError("the scores are not numbers (NaN): the model's weights or the image's values are damaged")
         scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
         found = []
         for row in scores:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..evaluation.figures import plot_frontier, plot_robustness
 from .arguments import RunError, read_yaml
-from .output import draw, incompleteness, read_json
+from .output import check_folder, draw, incompleteness, read_json
 
 KEYS = {"title", "recipe", "config", "seeds", "rows", "hole_ratio"}
 SHOWN = (("clean", "mAP"), ("clean", "CF1"), ("clean", "OF1"), ("masked", "mAP"), ("masked", "CF1"), ("masked", "OF1"))
@@ -160,6 +160,7 @@ def ablate(arguments: AblateArguments, recipes: Path) -> list[dict]:
     unknown = set(arguments.rows or ()) - {row for grid in grids for row in grid.rows}
     if unknown:
         raise RunError(f"no grid has a row {min(unknown)!r}")
+    check_folder(output_dir / "runs")
     (output_dir / "runs").mkdir(parents=True, exist_ok=True)
     runs = [
         Run.make(grid, row, seed, output_dir)

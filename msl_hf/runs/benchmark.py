@@ -20,7 +20,7 @@ from .benchmarks.scaling import measure_point, measure_scaling, plot_scaling
 from .benchmarks.steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step, share_of_dropped_patches
 from .benchmarks.training import measure_masking, measure_processes, measure_trainer
 from .hardware import keep_freed_memory, set_cpu_threads
-from .output import write_json
+from .output import check_folder, write_json
 from .speed import measure_inference, time_calls
 
 PARTS = ("loading", "labels", "steps", "memory", "inference", "around", "scaling", "processes")
@@ -81,6 +81,7 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
         raise RunError(f"unknown {', '.join(unknown)}; there are {', '.join(known)}")
     if arguments.output is None:
         raise RunError("say where the results go: --output FILE.json")
+    check_folder(Path(arguments.output).parent)
     parts = arguments.parts or (QUICK_PARTS if arguments.quick else PARTS)
     report: dict = {"machine": _machine(threads, arguments), "networks": {}, "ratios": {}, "loading": {}}
     if "loading" in parts:

@@ -13,7 +13,7 @@ import transformers
 from ..data.files import split_name
 from ..data.images import image_files
 from ..data.schema import class_names_of, column
-from ..data.transforms import ImageDataset
+from ..data.transforms import ImageDataset, input_size
 from ..evaluation.breakdown import breakdown
 from ..evaluation.figures import plot_breakdown, plot_robustness
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
@@ -33,7 +33,7 @@ from .models import (
     load_models,
     split_targets,
 )
-from .output import draw, write_json
+from .output import check_results_folder, draw, write_json
 from .speed import measure_inference
 
 
@@ -64,6 +64,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
     set_cpu_threads(arguments.cpu_threads)
     transformers.set_seed(arguments.seed)
     output_dir = Path(arguments.output_dir)
+    check_results_folder(output_dir, "models")
     with user_input():
         hole_ratios = arguments.hole_ratios
         datasets = load_data(arguments)
@@ -71,11 +72,12 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         tuning = None if arguments.tune_thresholds is None else _tuning_split(datasets, split, dataset, arguments)
         class_names = class_names_of(dataset)
         models = load_models(arguments.model, class_names)
+        sizes = [input_size(model.processor) for model in models]
         banks = [held_out_masks(arguments, interval) for interval in hole_ratios]
     targets = split_targets(dataset)
     objects = column(dataset, "objects") if "objects" in dataset.features else None
     results = {}
-    for model in models:
+    for model, size in zip(models, sizes, strict=True):
         predict = Predictor(model, arguments, arguments.flip_tta)
         images = ImageDataset(dataset, model.processor)
         scores = predict(images)
@@ -99,7 +101,6 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         result["breakdown"] = breakdown(
             scores, targets, objects, tuple(arguments.size_limits), arguments.num_bootstrap, arguments.seed
         )
-        size = (model.processor.size["height"], model.processor.size["width"])
         device, batch_size = predict.trainer.args.device, arguments.per_device_eval_batch_size
         result["speed"] = measure_inference(model.network, size, device, batch_size)
         results[model.name] = result

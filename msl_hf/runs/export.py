@@ -26,7 +26,7 @@ from .arguments import RunError
 from .hardware import keep_freed_memory, set_cpu_threads
 from .inputs import check_split, find_split, load_trained, user_input
 from .models import ComparisonArguments, choose_split, load_data, load_models, split_targets
-from .output import write_json
+from .output import check_results_folder, write_json
 
 FORMATS = ("onnx", "int8", "torch")
 
@@ -53,6 +53,7 @@ def export(arguments: ExportArguments) -> dict:
     keep_freed_memory()
     threads = set_cpu_threads(arguments.cpu_threads)
     folder = Path(arguments.output_dir)
+    check_results_folder(folder, "largest_difference_of_a_logit")
     with user_input():
         network, processor = load_trained(arguments.model[0])
     any_size = takes_any_size(network)
@@ -62,7 +63,9 @@ def export(arguments: ExportArguments) -> dict:
             report["largest_difference_of_a_logit"]["onnx"] = export_onnx(network, processor, folder, any_size)
         if "torch" in arguments.format:
             report["largest_difference_of_a_logit"]["torch"] = export_torch(network, processor, folder, any_size)
-    except (ExportError, ImportError) as error:
+    except ExportError as error:
+        raise RunError(f"{arguments.model[0]}: {error}") from error
+    except ImportError as error:
         raise RunError(f"{error} (pip install 'msl_hf[export]' brings what exporting needs)") from error
     if "int8" in arguments.format or arguments.data_dir is not None:
         report["measured"] = _measure(arguments, folder, threads)

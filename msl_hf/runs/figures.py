@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..data.images import image_size, read_image
 from ..data.schema import class_names_of, column, make_targets, undecoded
+from ..data.transforms import input_size
 from ..evaluation.examples import Example, masked_objects, most_hidden_objects, smallest_objects
 from ..evaluation.sheets import TOP, Panel, Row, draw_sheet
 from ..masks import MaskBank, apply_mask, counter_generator
@@ -16,7 +17,7 @@ from .arguments import RunError
 from .hardware import set_cpu_threads
 from .inputs import user_input
 from .models import ComparisonArguments, TrainedModel, choose_split, has_seen, held_out_masks, load_data, load_models
-from .output import draw, write_json
+from .output import check_results_folder, draw, write_json
 
 
 @dataclass
@@ -36,6 +37,7 @@ def draw_figures(arguments: FigureArguments) -> dict:
         raise RunError("say where the figures go: --output_dir FOLDER")
     set_cpu_threads(arguments.cpu_threads)
     output_dir = Path(arguments.output_dir)
+    check_results_folder(output_dir, "sheets")
     with user_input():
         split, dataset = choose_split(load_data(arguments), arguments.split, arguments)
         objects = column(dataset, "objects") if "objects" in dataset.features else []
@@ -43,13 +45,13 @@ def draw_figures(arguments: FigureArguments) -> dict:
             raise RunError(f"split {split!r} has no boxes; the rules that choose images need them")
         class_names = class_names_of(dataset)
         models = load_models(arguments.model, class_names)
+        size = input_size(models[0].processor)
         bank = held_out_masks(arguments, arguments.hole_ratios[0])
         for model in models:
             has_seen(model, arguments.masks)
     images = undecoded(dataset)
     rows = images.select_columns([name for name in ("labels", "ignored") if name in images.features])
     targets = make_targets(list(rows), len(class_names), ignored_as="ignore").numpy()
-    size = (models[0].processor.size["height"], models[0].processor.size["width"])
     keeps = [_keep(bank, size, index, arguments.seed)[0, 0] for index in range(len(images))]
     sizes = [image_size(row) for row in images.select_columns("image")]
     count = arguments.num_examples

@@ -1,20 +1,26 @@
 """Labels of many images into a file, on as many processes as were launched, going on where it was interrupted."""
 
+import contextlib
 import csv
+import functools
 import glob
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.files import images_below, text_lines
+from ..data.files import images_below, is_utf8, printable, text_lines
 from ..data.images import read_image, set_max_pixels
 from ..data.readers import FORMATS as DATA_FORMATS
 from ..data.schema import DataError, column, undecoded
@@ -22,19 +28,16 @@ from ..model.pipeline_msl import labels_above
 from .arguments import MAX_PIXELS_HELP, RunError
 from .hardware import set_cpu_threads
 from .inputs import find_split, load_trained, user_input
-from .output import read_json, write_json
+from .output import check_folder, locked, read_json, write_json
 from .reading import ReadingArguments, format_of, read_data
 
 logger = logging.get_logger(__name__)
 
 FORMATS = (".jsonl", ".csv", ".parquet")
-DECISIONS = (
-    "model",
-    "dataset",
-    "split",
-    "threshold",
-    "top_k",
-)  # what an interrupted run must have in common with the one that goes on
+# What an interrupted run must have in common with the one that goes on.
+DECISIONS = ("model", "dataset", "split", "threshold", "top_k")
+UNKNOWN = "-" * 8  # the stamp of an image of which nothing was noted
+FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes begins so
 
 
 @dataclass
@@ -67,45 +70,53 @@ class PredictArguments(ReadingArguments):
 def predict(arguments: PredictArguments) -> dict:
     """Write `{"image", "labels", "scores"}` for every image that can be read, in the order of the images.
 
-    What is done goes into files beside the output as it is done: the same command goes on after an interruption, and
-    adds images that are new. Images that cannot be read are listed at the end, in `<output>.unreadable.jsonl`, and
-    tried again the next time.
+    What is done goes into files beside the output as it is done: the same command goes on after an interruption, adds
+    images that are new, and does again what has changed since. Images that cannot be read are listed at the end, in
+    `<output>.unreadable.jsonl`, and tried again the next time. `<output>.run.json` says what made it.
 
     Returns:
         `num_images` (in the output) and `unreadable` (name -> message).
 
     Raises:
-        RunError: where arguments or model cannot be used, or the output comes from another model or threshold.
+        RunError: where arguments or model cannot be used, the output comes from another model or threshold, another
+            process writes it, or scores are no numbers.
     """
     _check(arguments)
     set_cpu_threads(arguments.cpu_threads)
     set_max_pixels(arguments.max_pixels)
     state = PartialState(cpu=arguments.use_cpu)
     output = Path(arguments.output)
+    check_folder(output.parent)
     with user_input():
         network, processor = load_trained(arguments.model)
         rows = _dataset_rows(arguments) if arguments.dataset else _Files(find_images(arguments.images))
-    _check_settings(output, arguments)
-    done = _done(output)
-    source = _Images(rows, processor, done, state.process_index, state.num_processes)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    state.wait_for_everyone()  # all have read what is done before anyone writes
-    if state.is_main_process:
-        write_json(_beside(output, "run.json"), {name: asdict(arguments)[name] for name in DECISIONS})
-    network.to(state.device, memory_format=torch.channels_last).eval()
-    total = None if arguments.dataset and arguments.streaming else len(rows)
-    hidden = arguments.disable_tqdm or not state.is_main_process
-    loader = DataLoader(source, arguments.batch_size, num_workers=arguments.num_workers, collate_fn=list)
-    part = output.with_name(f".{output.name}.part-{os.getpid()}-{state.process_index}")
-    with part.open("a", encoding="utf-8") as file, tqdm(total=total, initial=len(done), disable=hidden) as bar:
-        for items in loader:
-            for row in _predict_batch(items, network, state.device, arguments):
-                file.write(json.dumps(row) + "\n")
-            file.flush()
-            bar.update(len(items) * state.num_processes)
-    state.wait_for_everyone()
-    report = _finish(output, rows) if state.is_main_process else {}
-    state.wait_for_everyone()
+    settings = {name: asdict(arguments)[name] for name in DECISIONS}
+    settings["fingerprint"] = _fingerprint(network, processor, arguments)
+    _check_settings(output, settings)
+    with locked(output.with_name(f".{output.name}.lock")) if state.is_main_process else contextlib.nullcontext():
+        done = {rows.key(name): row for name, row in _done(output).items()}
+        source = _Images(rows, processor, done, state.process_index, state.num_processes)
+        state.wait_for_everyone()  # all have read what is done before anyone writes
+        if state.is_main_process:
+            noted = _beside(output, "run.json")
+            write_json(noted, {**(read_json(noted) if noted.is_file() else {}), **settings})
+        network.to(state.device, memory_format=torch.channels_last).eval()
+        total = None if arguments.dataset and arguments.streaming else len(rows)
+        hidden = arguments.disable_tqdm or not state.is_main_process
+        loader = DataLoader(source, arguments.batch_size, num_workers=arguments.num_workers, collate_fn=list)
+        # A name that no other run has had: what is there already may end within a line.
+        part = output.with_name(f".{output.name}.part-{uuid.uuid4().hex}-{state.process_index}")
+        written = 0
+        with part.open("x", encoding="utf-8") as file, tqdm(total=total, initial=len(done), disable=hidden) as bar:
+            for items in loader:
+                for row in _predict_batch(items, network, state.device, arguments):
+                    file.write(json.dumps(row) + "\n")
+                    written += 1
+                file.flush()
+                bar.update(len(items) * state.num_processes)
+        shares = gather_object([(str(part), written)])
+        report = _finish(output, rows, done, shares, settings) if state.is_main_process else {}
+        state.wait_for_everyone()
     return report
 
 
@@ -125,12 +136,13 @@ def _check(arguments: PredictArguments) -> None:
 def find_images(sources: Sequence[str]) -> list[str]:
     """Files, the images in folders (searched recursively, also through links) and what globs match, each once.
 
-    What else lies in the folders is counted and printed.
+    An image that is found under several spellings of its path keeps the first. What else lies in the folders is
+    counted and printed.
 
     Raises:
         RunError: naming a source that holds no image.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for source in sources:
         path = Path(source)
         if path.is_dir():
@@ -145,8 +157,20 @@ def find_images(sources: Sequence[str]) -> list[str]:
             files = sorted(file for file in glob.glob(source, recursive=True) if Path(file).is_file())
         if not files:
             raise RunError(f"{source}: no such image, no folder with images in it, and no glob that matches any")
-        found.update(dict.fromkeys(files))
-    return list(found)
+        for file in files:
+            found.setdefault(image_key(file), file)
+    return list(found.values())
+
+
+def image_key(path: str) -> str:
+    """The same for every spelling of a path, through links to folders, too."""
+    folder, name = os.path.split(path)
+    return os.path.join(_real_folder(os.path.join(os.getcwd(), folder)), name)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 class _Files:
@@ -154,6 +178,7 @@ class _Files:
 
     def __init__(self, files: list[str]):
         self.positions = {file: number for number, file in enumerate(files)}
+        self.by_key = {image_key(file): number for number, file in enumerate(files)}
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -161,9 +186,13 @@ class _Files:
     def __iter__(self) -> Iterator[dict]:
         return ({"name": file, "image": {"path": file, "bytes": None}} for file in self.positions)
 
-    def position(self, name: str) -> int:
+    def key(self, name: str) -> str:
+        """By which an image is known again, however its path is spelt."""
+        return image_key(name)
+
+    def position(self, key: str) -> int:
         """Where in the output an image belongs; one that is no longer asked for comes last."""
-        return self.positions.get(name, len(self))
+        return self.by_key.get(key, len(self))
 
 
 class _Rows:
@@ -179,9 +208,12 @@ class _Rows:
         for number, row in enumerate(self.dataset):
             yield {"name": f"{self.split}/{number}", "image": row[self.column], "crop": row.get("crop")}
 
-    def position(self, name: str) -> int:
+    def key(self, name: str) -> str:
+        return name
+
+    def position(self, key: str) -> int:
         """Where in the output an image belongs."""
-        return int(name.rsplit("/", 1)[1])
+        return int(key.rsplit("/", 1)[1])
 
 
 def _dataset_rows(arguments: PredictArguments) -> _Files | _Rows:
@@ -206,87 +238,182 @@ def _dataset_rows(arguments: PredictArguments) -> _Files | _Rows:
 
 
 class _Images(IterableDataset):
-    """(name, pixel values, or the message why there are none) of this process's and worker's share of the rows."""
+    """This process's and worker's share of the rows that are not done, or have changed since.
+
+    Items are (name, (stamp, pixel values, or the message why there are none)).
+    """
 
     def __init__(self, rows: Iterable[dict], processor, done: dict, rank: int, num_ranks: int):
         self.rows, self.processor, self.done = rows, processor, done
         self.rank, self.num_ranks = rank, num_ranks
 
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor | str]]:
+    def __iter__(self) -> Iterator[tuple[str, tuple[str | None, torch.Tensor | str]]]:
         worker = get_worker_info()
         share, shares = self.rank, self.num_ranks
         if worker is not None:
             share, shares = share * worker.num_workers + worker.id, shares * worker.num_workers
-        todo = (row for row in self.rows if row["name"] not in self.done)
-        for number, row in enumerate(todo):
-            if number % shares == share:
-                try:
-                    image = read_image(row)
-                    yield row["name"], self.processor(image, return_tensors="pt")["pixel_values"][0]
-                except DataError as error:
-                    yield row["name"], str(error)
+        for number, row in enumerate(self.rows):
+            if number % shares != share:
+                continue
+            name, stamp = row["name"], _stamp(row["image"])
+            earlier = self.done.get(self.rows.key(name))
+            if earlier is not None and earlier.get("stamp") in (None, stamp):
+                continue
+            try:
+                if not is_utf8(name):
+                    raise DataError(f"{printable(name)}: its name is not UTF-8, as the output is; rename it")
+                image = read_image(row)
+                yield name, (stamp, self.processor(image, return_tensors="pt")["pixel_values"][0])
+            except DataError as error:
+                yield printable(name), (stamp, str(error))
+
+
+def _stamp(image: dict) -> str | None:
+    """Eight digits that change with an image: with its content, of a file with size and time; None without file."""
+    content = image.get("bytes")
+    if content is None:
+        try:
+            status = os.stat(image["path"])
+        except (OSError, ValueError, TypeError):
+            return None
+        content = f"{status.st_size} {status.st_mtime_ns}".encode()
+    return f"{zlib.crc32(content):08x}"
 
 
 def _predict_batch(items: Sequence, network, device: torch.device, arguments: PredictArguments) -> Iterator[dict]:
     """The lines of a batch."""
-    readable = [(name, pixels) for name, pixels in items if not isinstance(pixels, str)]
-    yield from ({"image": name, "error": message} for name, message in items if isinstance(message, str))
-    if not readable:
-        return
-    pixel_values = torch.stack([pixels for _, pixels in readable]).to(device, memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-        scores = network(pixel_values).logits.float().sigmoid().cpu()
-    for (name, _), row in zip(readable, scores, strict=True):
+    readable = [(name, *read) for name, read in items if not isinstance(read[1], str)]
+    if readable:
+        pixel_values = torch.stack([pixels for *_, pixels in readable])
+        pixel_values = pixel_values.to(device, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+            scores = network(pixel_values).logits.float().sigmoid().cpu()
+        if scores.isnan().any():
+            name = readable[scores.isnan().any(dim=1).nonzero()[0].item()][0]
+            raise RunError(f"{name}: its scores are no numbers; the model cannot compute with its pixels"
+                           f"{', perhaps without --bf16' if arguments.bf16 else ''}")  # fmt: skip
+    yield from ({"image": name, "error": read[1]} for name, read in items if isinstance(read[1], str))
+    for (name, stamp, _), row in zip(readable, scores if readable else (), strict=True):
         chosen = labels_above(row, network.config, arguments.threshold, arguments.top_k)
         labels = [network.config.id2label[index] for index in chosen]
-        yield {"image": name, "labels": labels, "scores": [round(row[index].item(), 6) for index in chosen]}
+        found = [round(row[index].item(), 6) for index in chosen]
+        yield {"image": name, "labels": labels, "scores": found, "stamp": stamp}
 
 
 def _beside(output: Path, ending: str) -> Path:
     return output.with_name(f"{output.name}.{ending}")
 
 
-def _check_settings(output: Path, arguments: PredictArguments) -> None:
-    """An output that is there must come from the same model and threshold."""
+def _fingerprint(network, processor, arguments: PredictArguments) -> dict[str, str]:
+    """What decides the scores and is no argument: digests of weights, of classes and thresholds, of preprocessing."""
+    config, weights = network.config, hashlib.sha256()
+    weights.update(repr((config.head, config.num_heads, config.csra_lambda)).encode())
+    for name, values in network.state_dict().items():
+        weights.update(name.encode())
+        weights.update(values.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    thresholds = config.thresholds if arguments.threshold is None else None
+    classes = [config.id2label[index] for index in range(config.num_labels)]
+    return {
+        "weights": weights.hexdigest(),
+        "classes or thresholds": hashlib.sha256(json.dumps([classes, thresholds]).encode()).hexdigest(),
+        "preprocessing": hashlib.sha256(processor.to_json_string().encode()).hexdigest(),
+    }
+
+
+def _check_settings(output: Path, settings: dict) -> None:
+    """An output that is there must come from the same model and threshold, wherever the model lies now."""
     noted = _beside(output, "run.json")
     if not noted.is_file():
         if output.exists():
             raise RunError(f"{output} is there already and no output of this command; choose another --output")
         return
     earlier = read_json(noted)
+    fingerprint = earlier.get("fingerprint")
+    for part, digest in settings["fingerprint"].items() if isinstance(fingerprint, dict) else ():
+        if fingerprint.get(part) != digest:
+            model = earlier.get("model")
+            other = f"--model {model}, not {settings['model']}" if model != settings["model"] else f"--model {model}"
+            raise RunError(f"{output} was written with {other}, which has other {part} now; choose another --output")
     for name in DECISIONS:
-        if earlier.get(name) != getattr(arguments, name):
-            raise RunError(f"{output} was written with --{name} {earlier.get(name)}, not {getattr(arguments, name)}; "
+        is_moved = name == "model" and fingerprint is not None
+        if earlier.get(name) != settings[name] and not is_moved:
+            raise RunError(f"{output} was written with --{name} {earlier.get(name)}, not {settings[name]}; "
                            "choose another --output")  # fmt: skip
+
+
+def _parts(output: Path) -> list[Path]:
+    """What this and interrupted runs have written, the latest last."""
+    beginning = f".{output.name}.part-"
+    files = (file for file in output.parent.iterdir() if file.name.startswith(beginning))
+    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
 
 
 def _done(output: Path) -> dict[str, dict]:
     """Finished rows by name: of the output, and of what interrupted runs left."""
-    rows = {row["image"]: row for row in read_predictions(output)} if output.is_file() else {}
-    for part in sorted(output.parent.glob(f".{output.name}.part-*")):
+    rows = {row["image"]: row for row in _rows_with_stamps(output)} if output.is_file() else {}
+    for part in _parts(output) if output.parent.is_dir() else ():
         rows.update((row["image"], row) for row in _read_lines(part) if "error" not in row)
     return rows
 
 
+def _rows_with_stamps(output: Path) -> list[dict]:
+    """The rows of an output, and of each what its image was like, where that was noted."""
+    rows, noted = read_predictions(output), _beside(output, "run.json")
+    stamps = (read_json(noted) if noted.is_file() else {}).get("stamps") or ""
+    if len(stamps) == 8 * len(rows):
+        for number, row in enumerate(rows):
+            stamp = stamps[8 * number : 8 * number + 8]
+            row["stamp"] = None if stamp == UNKNOWN else stamp
+    return rows
+
+
 def _read_lines(file: Path) -> Iterator[dict]:
-    """The rows of a JSONL file; a last line that an interruption cut off is left out."""
-    for line in text_lines(file.read_text(encoding="utf-8")):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+    """The rows of a JSONL file; a line that an interruption cut off costs itself alone."""
+    for line in text_lines(file.read_text(encoding="utf-8", errors="replace")):
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and "image" in row:
+                yield row
 
 
-def _finish(output: Path, rows: _Files | _Rows) -> dict:
-    """Gather the parts into the output, in the order of the images, and remove them."""
-    parts = sorted(output.parent.glob(f".{output.name}.part-*"))
-    unreadable = {row["image"]: row["error"] for part in parts for row in _read_lines(part) if "error" in row}
-    done = _done(output)
-    unreadable = {name: message for name, message in unreadable.items() if name not in done}
-    ordered = sorted(done.values(), key=lambda row: rows.position(row["image"]))
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+def _finish(
+    output: Path, rows: _Files | _Rows, before: Collection[str], shares: Sequence[tuple[str, int]], settings: dict
+) -> dict:
+    """Gather the parts into the output, in the order of the images; remove them when all images are there.
+
+    Args:
+        output: The file.
+        rows: All images.
+        before: Keys of those that had a row when this run began.
+        shares: The part and the number of rows that each process has written.
+        settings: What `run.json` holds.
+    """
+    parts = _parts(output)
+    for part, written in shares:
+        readable = sum(1 for _ in _read_lines(Path(part)))
+        if readable != written:
+            raise RunError(f"{part}: holds {readable} of the {written} rows that were written to it; nothing is "
+                           "removed, and the same command goes on")  # fmt: skip
+    failed = {row["image"]: row["error"] for part in parts for row in _read_lines(part) if "error" in row}
+    done = {rows.key(name): row for name, row in _done(output).items()}
+    again = [row for part, _ in shares for row in _read_lines(Path(part)) if rows.key(row["image"]) in before]
+    for row in again:
+        if "error" in row:  # it could be read before it changed
+            done.pop(rows.key(row["image"]), None)
+    if again:
+        print(f"{len(again)} images have changed since they were predicted, and are predicted anew")
+    unreadable = {name: message for name, message in failed.items() if rows.key(name) not in done}
+    if isinstance(rows, _Files):
+        lost = [name for name in rows.positions if rows.key(name) not in done and printable(name) not in unreadable]
+        if lost:
+            raise RunError(f"{output}: no row for {len(lost)} of {len(rows)} images, such as {lost[0]}; nothing is "
+                           "removed, and the same command goes on")  # fmt: skip
+    ordered = [row for _, row in sorted(done.items(), key=lambda item: rows.position(item[0]))]
+    temporary = output.with_name(f".{output.name}.new")
     write_predictions(ordered, temporary, output.suffix)
     os.replace(temporary, output)
+    stamps = "".join(row.get("stamp") or UNKNOWN for row in ordered)
+    write_json(_beside(output, "run.json"), {**settings, "stamps": stamps})
     listed = _beside(output, "unreadable.jsonl")
     if unreadable:
         lines = (json.dumps({"image": name, "error": message}) for name, message in unreadable.items())
@@ -304,23 +431,33 @@ def _finish(output: Path, rows: _Files | _Rows) -> dict:
 
 
 def write_predictions(rows: Sequence[dict], file: Path, suffix: str) -> None:
-    """Rows of `image`, `labels`, `scores` as JSONL, CSV (lists separated by semicolons) or Parquet."""
+    """Rows of `image`, `labels`, `scores` as JSONL, Parquet or CSV.
+
+    In CSV semicolons separate labels and scores. Where a label has a semicolon, or would be a formula to a spreadsheet
+    (it begins with =, +, - or @), the cell holds a JSON list of the labels; a path that would be one begins with `./`.
+    """
+    rows = [{name: row[name] for name in ("image", "labels", "scores")} for row in rows]
     if suffix == ".jsonl":
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif suffix == ".csv":
         with file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["image", "labels", "scores"])
-            writer.writerows(
-                [row["image"], ";".join(row["labels"]), ";".join(map(str, row["scores"]))] for row in rows
-            )
+            for row in rows:
+                image = f"./{row['image']}" if row["image"].startswith(FORMULA) else row["image"]
+                writer.writerow([image, _cell(row["labels"]), ";".join(map(str, row["scores"]))])
     else:
         import pyarrow as pa
         from pyarrow import parquet
 
         strings = pa.list_(pa.string())
         schema = pa.schema([("image", pa.string()), ("labels", strings), ("scores", pa.list_(pa.float64()))])
-        parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), file)
+        parquet.write_table(pa.Table.from_pylist(rows, schema=schema), file)
+
+
+def _cell(labels: Sequence[str]) -> str:
+    is_plain = all(label and ";" not in label and not label.startswith((*FORMULA, "[")) for label in labels)
+    return ";".join(labels) if is_plain else json.dumps(list(labels), ensure_ascii=False)
 
 
 def read_predictions(file: Path) -> list[dict]:
@@ -331,7 +468,8 @@ def read_predictions(file: Path) -> list[dict]:
         with file.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         for row in rows:
-            row["labels"] = row["labels"].split(";") if row["labels"] else []
+            labels = row["labels"]
+            row["labels"] = json.loads(labels) if labels.startswith("[") else labels.split(";") if labels else []
             row["scores"] = [float(score) for score in row["scores"].split(";")] if row["scores"] else []
         return rows
     from pyarrow import parquet

@@ -1,17 +1,19 @@
 """Labelled images of any format -> parquet shards, which stream, and can be put on the Hub."""
 
+import hashlib
 import itertools
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.images import check_images, image_files
 from ..data.readers import FORMATS
-from ..data.schema import DataError, class_names_of, undecoded
+from ..data.schema import DataError, class_names_of, column, undecoded
 from .arguments import MAX_PIXELS_HELP, RunError
 from .inputs import user_input
 from .models import load_data
-from .output import write_json
+from .output import check_results_folder, read_json, write_json
 from .reading import ReadingArguments, data_source
 
 
@@ -43,6 +45,7 @@ def prepare(arguments: PrepareArguments) -> dict:
     """
     if data_source(arguments.data_dir, arguments) is None or arguments.output_dir is None:
         raise RunError("say where the data lie and where the shards go: --data_dir FOLDER --output_dir FOLDER")
+    check_results_folder(arguments.output_dir, "num_shards")
     if arguments.shard_images < 1:
         raise RunError(f"--shard_images must be at least 1, got {arguments.shard_images}")
     with user_input():
@@ -53,16 +56,21 @@ def prepare(arguments: PrepareArguments) -> dict:
     has_parts = {"train", "val"} <= set(datasets)
     chosen = arguments.splits or [split for split in datasets if split != "trainval" or not has_parts]
     _warn_of_shared_images(datasets, chosen)
-    folder = Path(arguments.output_dir) / "data"
+    folder, noted = Path(arguments.output_dir) / "data", Path(arguments.output_dir) / "metrics.json"
+    fingerprint = _fingerprint(datasets, chosen, arguments)
+    if noted.is_file() and read_json(noted).get("fingerprint") != fingerprint:
+        raise RunError(f"{folder} holds shards of other data, or cut otherwise; choose another --output_dir")
     folder.mkdir(parents=True, exist_ok=True)
     report: dict = {"num_images": {}, "num_shards": 0, "classes": class_names_of(datasets[chosen[0]])}
+    report["fingerprint"] = fingerprint
+    write_json(noted, report)
     for split in chosen:
         dataset, dropped = check_images(datasets[split], drop=arguments.drop_bad_images)
         for message in dropped:
             print(f"Left out: {message}")
         report["num_images"][split] = len(dataset)
         report["num_shards"] += _write_shards(dataset, split, folder, arguments.shard_images)
-    write_json(Path(arguments.output_dir) / "metrics.json", report)
+    write_json(noted, report)
     counts = ", ".join(f"{count} of {split}" for split, count in report["num_images"].items())
     print(f"Images: {counts}; {report['num_shards']} files: {folder}")
     if arguments.hub_dataset_id is not None:
@@ -72,6 +80,16 @@ def prepare(arguments: PrepareArguments) -> dict:
         HfApi().upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=arguments.output_dir)
         print(f"Uploaded: {repo_id}")
     return report
+
+
+def _fingerprint(datasets, splits: list[str], arguments: PrepareArguments) -> str:
+    """A digest of the images, by their names, and labels of all splits, and of how they are cut into shards."""
+    digest = hashlib.sha256(json.dumps([arguments.shard_images, arguments.drop_bad_images]).encode())
+    for split in splits:
+        used = [name for name in ("image_id", "labels", "ignored") if name in datasets[split].features]
+        columns = {name: column(datasets[split], name) for name in used}
+        digest.update(json.dumps([split, class_names_of(datasets[split]), columns]).encode())
+    return digest.hexdigest()
 
 
 def _warn_of_shared_images(datasets, splits: list[str]) -> None:

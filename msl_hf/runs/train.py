@@ -44,7 +44,15 @@ from .inputs import (
     prepare_splits,
     user_input,
 )
-from .output import check_output_dir, claim_output_dir, draw, find_checkpoint, run_settings, write_json
+from .output import (
+    NoteRun,
+    check_output_dir,
+    claimed_output_dir,
+    draw,
+    find_checkpoint,
+    run_settings,
+    write_json,
+)
 
 CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve
 
@@ -77,7 +85,8 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     threads = set_cpu_threads(arguments.run.cpu_threads)
     transformers.set_seed(training.seed)  # the new head's weights
     check_output_dir(arguments)
-    resume = find_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    settings = run_settings(arguments)
+    resume = find_checkpoint(training.output_dir, training.resume_from_checkpoint, settings)
     with user_input():
         set_max_pixels(arguments.data.max_pixels)
         with training.main_process_first():  # it may download, or write scenes
@@ -105,6 +114,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     with user_input():
         check_size(train_images, training)
     termination = SaveOnTermination()
+    best_model = [] if splits.selection is None else [SaveBestModel(training.output_dir)]
     count_ignored_as = "negative" if arguments.run.ignored_as_negative else "ignore"
     with user_input():  # what the trainer cannot do with this network or machine
         trainer = MSLTrainer(
@@ -118,21 +128,32 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
             eval_data_collator=MultiLabelCollator(len(label_names), ignored_as="ignore"),
             pos_weight=pos_weight,
             compute_metrics=functools.partial(metrics_from_logits, count_ignored_as=count_ignored_as),
-            callbacks=[termination] if splits.selection is None else [SaveBestModel(training.output_dir), termination],
+            callbacks=[*best_model, termination, NoteRun(settings)],
         )
-    if training.process_index == 0:
-        claim_output_dir(arguments)  # not before: a mistake in the input leaves no trace
-        images = "a stream of" if is_stream else len(splits.train)
-        print(f"Training on {images} images, {len(label_names)} classes, {threads} CPU threads, "
-              f"{'bfloat16 autocast' if training.bf16 else 'float32'}")  # fmt: skip
-    with _full_disk_explained(output_dir):
-        trainer.train(resume_from_checkpoint=resume)
-    if termination.stopped:
-        print(f"Stopped by SIGTERM after step {trainer.state.global_step}, which is saved; the same command with "
-              "--resume_from_checkpoint goes on")  # fmt: skip
-        sys.exit(128 + signal.SIGTERM)
-    train_seconds = time.time() - start
+    # Not before: a mistake in the input leaves no trace.
+    with claimed_output_dir(arguments) if training.process_index == 0 else contextlib.nullcontext():
+        if training.process_index == 0:
+            images = "a stream of" if is_stream else len(splits.train)
+            print(f"Training on {images} images, {len(label_names)} classes, {threads} CPU threads, "
+                  f"{'bfloat16 autocast' if training.bf16 else 'float32'}")  # fmt: skip
+        with _full_disk_explained(output_dir):
+            trainer.train(resume_from_checkpoint=resume)
+        if trainer.state.global_step == 0:
+            raise RunError("nothing was trained: there was not one whole batch of images, or not one step to take")
+        if termination.stopped:
+            print(f"Stopped by SIGTERM after step {trainer.state.global_step}, which is saved; the same command with "
+                  "--resume_from_checkpoint goes on")  # fmt: skip
+            sys.exit(128 + signal.SIGTERM)
+        return _measure_and_write(arguments, trainer, splits, test_masks, time.time() - start)
 
+
+def _measure_and_write(
+    arguments: Arguments, trainer: MSLTrainer, splits: Splits, test_masks: MaskBank, train_seconds: float
+) -> dict:
+    """Evaluate the last and the best epoch, write what a run leaves behind, return what `metrics.json` holds."""
+    training, processor = arguments.training, trainer.processing_class
+    output_dir = Path(training.output_dir)
+    label_names, is_stream = class_names_of(splits.train), isinstance(splits.train, IterableDataset)
     results = {"last": {"epoch": trainer.state.epoch, **evaluate(trainer, splits, processor, test_masks)}}
     trainer.save_model(str(output_dir / "last"))
     if arguments.run.save_adapter:

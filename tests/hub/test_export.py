@@ -1,6 +1,7 @@
 """Exported files compute what the model computes, and need nothing of ours to do so."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from transformers import ViTImageProcessor, pipeline
 
 from msl_hf.data import build_processor
 from msl_hf.hub import export
+from msl_hf.hub.export import ExportError, export_torch
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -95,3 +97,19 @@ def test_description(tiny_model, processor):
     described = export.describe(tiny_model(), processor)
     assert described["labels"] == ["cat", "dog", "fish"] and described["thresholds"] == [0.5] * 3
     assert (described["height"], described["resample"], described["mean"]) == (64, "bicubic", [0.5, 0.4, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": {"shortest_edge": 64}}, "resizes to {'shortest_edge': 64}, so that images keep different sizes"),
+        ({"do_resize": False}, "does not resize"),
+        ({"do_normalize": False}, "does not normalize"),
+        ({"rescale_factor": 1 / 127.5}, "divides by another number"),
+    ],
+)
+def test_preprocessing_that_the_description_cannot_say_is_refused(change, message, tiny_model, tmp_path):
+    settings = {"size": {"height": 64, "width": 64}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **change}
+    with pytest.raises(ExportError, match=re.escape(message)):
+        export_torch(tiny_model(), ViTImageProcessor(**settings), tmp_path / "out", False)
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from trees import make_checkpoint
 
 from msl_hf.runs.ablate import AblateArguments, Grid, ablate, image_passes, summary
 from msl_hf.runs.arguments import RunError
@@ -114,10 +115,7 @@ def test_an_interrupted_run_is_resumed(recipes, tmp_path):
     (run,) = (tmp_path / "out" / "runs").glob("*-1")
     (run / "metrics.json").unlink()
     (tmp_path / "out" / "results.jsonl").unlink()
-    (run / "checkpoint-5").mkdir()
-    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
-        (run / "checkpoint-5" / name).touch()
-    (run / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    make_checkpoint(run / "checkpoint-5")
     ablate(arguments, recipes)
     assert calls(recipes) == ["0.1 1 false", "0.1 1 true"]
 

@@ -1,9 +1,25 @@
 import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
 
 import pytest
+from trees import make_checkpoint
 
 from msl_hf.runs.arguments import RunError, parse_arguments
-from msl_hf.runs.output import check_output_dir, claim_output_dir, find_checkpoint
+from msl_hf.runs.output import (
+    check_folder,
+    check_output_dir,
+    check_results_folder,
+    claimed_output_dir,
+    find_checkpoint,
+    locked,
+    read_json,
+)
+
+SETTINGS = {"seed": 1}
 
 
 def arguments(folder, *argv):
@@ -11,11 +27,13 @@ def arguments(folder, *argv):
 
 
 def test_same_run_may_come_back_another_may_not(tmp_path):
-    claim_output_dir(arguments(tmp_path, "--seed", "1", "--backbone", "net"))
+    with claimed_output_dir(arguments(tmp_path, "--seed", "1", "--backbone", "net")):
+        pass
     check_output_dir(arguments(tmp_path, "--seed", "1", "--backbone", "net", "--cpu_threads", "1"))
-    with pytest.raises(RunError, match="already holds a different run .*seed 1 -> 2"):
+    with pytest.raises(RunError, match="already holds a different run .*seed 1 -> 2.*--model .* to train on"):
         check_output_dir(arguments(tmp_path, "--seed", "2", "--backbone", "net"))
     assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_foreign_models_are_not_overwritten(tmp_path):
@@ -24,30 +42,101 @@ def test_foreign_models_are_not_overwritten(tmp_path):
         check_output_dir(arguments(tmp_path))
 
 
-def make_checkpoint(folder, without=None, state='{"global_step": 1}'):
-    folder.mkdir(parents=True)
-    for name in {"model.safetensors", "optimizer.pt", "scheduler.pt"} - {without}:
-        (folder / name).write_bytes(b"x")
-    if state is not None:
-        (folder / "trainer_state.json").write_text(state)
-
-
 def test_last_complete_checkpoint_is_found(tmp_path, capsys):
     make_checkpoint(tmp_path / "checkpoint-90")
     make_checkpoint(tmp_path / "checkpoint-100")
     make_checkpoint(tmp_path / "checkpoint-200", without="optimizer.pt")
     make_checkpoint(tmp_path / "checkpoint-300", state='{"global_st')
     make_checkpoint(tmp_path / "checkpoint-400", state=None)
-    assert find_checkpoint(str(tmp_path), "true") == str(tmp_path / "checkpoint-100")
+    assert find_checkpoint(str(tmp_path), "true", SETTINGS) == str(tmp_path / "checkpoint-100")
     assert capsys.readouterr().out.count("half-written") == 3
-    assert find_checkpoint(str(tmp_path), None) is None and find_checkpoint(str(tmp_path), "false") is None
-    assert find_checkpoint("elsewhere", str(tmp_path / "checkpoint-90")) == str(tmp_path / "checkpoint-90")
+    assert find_checkpoint(str(tmp_path), None, {}) is None and find_checkpoint(str(tmp_path), "false", {}) is None
+    assert find_checkpoint("elsewhere", str(tmp_path / "checkpoint-90"), SETTINGS) == str(tmp_path / "checkpoint-90")
     with pytest.raises(RunError, match="lacks optimizer.pt"):
-        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-200"))
+        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-200"), SETTINGS)
     with pytest.raises(RunError, match="no such checkpoint"):
-        find_checkpoint(str(tmp_path), "checkpoint-7")
+        find_checkpoint(str(tmp_path), "checkpoint-7", SETTINGS)
+
+
+def test_adapters_are_weights_too(tmp_path):
+    make_checkpoint(tmp_path / "checkpoint-90")
+    (tmp_path / "checkpoint-90" / "model.safetensors").rename(tmp_path / "checkpoint-90" / "adapter_model.safetensors")
+    assert find_checkpoint(str(tmp_path), "true", SETTINGS) == str(tmp_path / "checkpoint-90")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_checkpoint_with_a_file_that_is_cut_off_is_left_for_the_one_before(name, share, tmp_path, capsys):
+    make_checkpoint(tmp_path / "checkpoint-90")
+    make_checkpoint(tmp_path / "checkpoint-100")
+    file = tmp_path / "checkpoint-100" / name
+    os.truncate(file, int(share * file.stat().st_size))
+    assert find_checkpoint(str(tmp_path), "true", SETTINGS) == str(tmp_path / "checkpoint-90")
+    assert f"checkpoint-100: half-written checkpoint, {name} is missing or cut off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"), [('{"seed": 2}', "of another run (seed 2 -> 1)"), (None, "lacks run.json")]
+)
+def test_a_checkpoint_of_another_run_is_left_for_the_one_before(settings, reason, tmp_path, capsys):
+    make_checkpoint(tmp_path / "checkpoint-90")
+    make_checkpoint(tmp_path / "elsewhere" / "checkpoint-100", settings=settings)
+    shutil.copytree(tmp_path / "elsewhere" / "checkpoint-100", tmp_path / "checkpoint-100")
+    assert find_checkpoint(str(tmp_path), "true", SETTINGS) == str(tmp_path / "checkpoint-90")
+    assert reason in capsys.readouterr().out
+    with pytest.raises(RunError, match=f"{re.escape(reason)}.*pass them with --model"):
+        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-100"), SETTINGS)
 
 
 def test_nothing_to_resume_is_an_error(tmp_path):
     with pytest.raises(RunError, match="no complete checkpoint"):
-        find_checkpoint(str(tmp_path), "true")
+        find_checkpoint(str(tmp_path), "true", SETTINGS)
+
+
+def test_no_folder_lies_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    check_folder(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    for folder in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(RunError, match="cannot be a folder, because .*file is a file"):
+            check_folder(folder)
+        with pytest.raises(RunError, match="cannot be a folder"):
+            check_output_dir(arguments(folder, "--backbone", "net"))
+
+
+def test_results_never_overwrite_those_of_another_command(tmp_path):
+    check_results_folder(tmp_path, "sheets")
+    (tmp_path / "metrics.json").write_text('{"sheets": {}}')
+    check_results_folder(tmp_path, "sheets")
+    with pytest.raises(RunError, match="holds the metrics.json of another command"):
+        check_results_folder(tmp_path, "models")
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "run.json").write_text("{}")  # a run that is under way
+    with pytest.raises(RunError, match="holds a trained model, whose metrics.json would be overwritten"):
+        check_results_folder(tmp_path, "models")
+
+
+def hold(file, connection):
+    with locked(file):
+        connection.send("held")
+        connection.recv()
+
+
+def test_a_lock_holds_off_others_and_dies_with_its_process(tmp_path):
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path / ".lock", theirs))
+    process.start()
+    assert ours.recv() == "held"
+    with pytest.raises(RunError, match="another process is writing here"), locked(tmp_path / ".lock"):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with locked(tmp_path / ".lock"):
+        assert (tmp_path / ".lock").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_deep_json_is_a_message(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(RunError, match="a.json: is not valid JSON"):
+        read_json(tmp_path / "a.json")

@@ -1,11 +1,17 @@
+import contextlib
+import csv
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from exports import EXPORTS
@@ -15,6 +21,8 @@ from transformers import pipeline
 from msl_hf.data import build_processor
 from msl_hf.runs import predict as predict_module
 from msl_hf.runs.arguments import RunError
+from msl_hf.runs.inputs import load_trained
+from msl_hf.runs.output import locked
 from msl_hf.runs.predict import PredictArguments, find_images, predict, read_predictions, write_predictions
 
 
@@ -213,3 +221,180 @@ def test_names_with_other_line_breaks_are_read_back(photos):
     row = {"image": "a\u2028b\x85c.png", "labels": ["cat"], "scores": [0.5]}
     file.write_text(f"{json.dumps(row, ensure_ascii=False)}\n" * 2, encoding="utf-8")
     assert read_predictions(file) == [row, row]
+
+
+def test_an_output_whose_name_is_a_pattern(photos):
+    assert predict(arguments(photos, "run[1].jsonl"))["num_images"] == 6
+    assert predict(arguments(photos, "run[1].jsonl"))["num_images"] == 6
+    assert len(read_predictions(photos / "out" / "run[1].jsonl")) == 6
+
+
+def test_rows_are_counted_before_anything_is_removed(photos, monkeypatch):
+    """A disk, or a person, that takes rows away after they were written."""
+    original = predict_module.gather_object
+
+    def lose(shares):
+        ((part, _),) = shares
+        lines = Path(part).read_text().splitlines(keepends=True)
+        Path(part).write_text("".join(lines[:2]) + lines[2][:10])
+        return original(shares)
+
+    monkeypatch.setattr(predict_module, "gather_object", lose)
+    with pytest.raises(RunError, match="holds 2 of the 7 rows .*; nothing is removed"):
+        predict(arguments(photos))
+    monkeypatch.setattr(predict_module, "gather_object", original)
+    assert predict(arguments(photos))["num_images"] == 6
+
+
+def test_a_cut_line_costs_itself_alone(photos):
+    (photos / "out").mkdir()
+    (photos / "out" / ".labels.jsonl.part-7-0").write_text(
+        '{"image": "cut o\n{"image": "b", "labels": [], "scores": []}\n'
+    )
+    predict(arguments(photos))
+    assert read_predictions(photos / "out" / "labels.jsonl")[-1]["image"] == "b"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_images_that_change_are_predicted_anew(ending, photos, capsys):
+    predict(arguments(photos, f"labels.{ending}"))
+    before = read_predictions(photos / "out" / f"labels.{ending}")
+    Image.new("RGB", (30, 21), "red").save(photos / "photos" / "1.png")
+    (photos / "photos" / "2.png").write_bytes(b"no image any more")
+    capsys.readouterr()
+    report = predict(arguments(photos, f"labels.{ending}"))
+    assert "2 images have changed since they were predicted" in capsys.readouterr().out
+    after = {row["image"]: row for row in read_predictions(photos / "out" / f"labels.{ending}")}
+    assert len(after) == report["num_images"] == 5
+    assert [row["image"][-5] for row in before if after.get(row["image"]) != row] == ["1", "2"]
+    predict(arguments(photos, f"labels.{ending}"))
+    assert "have changed" not in capsys.readouterr().out
+
+
+def test_spellings_of_a_path_are_one_image(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    (photos / "link").symlink_to(photos / "photos")
+    spellings = ["photos", "./photos", "link", str(photos / "photos"), "photos/sub/../0.png"]
+    assert find_images(spellings) == find_images(["photos"])
+    predict(arguments(photos))
+    assert predict(arguments(photos, images=spellings))["num_images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model, _: model.head.weight.data.mul_(2), "has other weights now"),
+        (lambda model, _: setattr(model.config, "csra_lambda", 0.7), "has other weights now"),
+        (lambda model, _: setattr(model.config, "thresholds", [0.1, 0.2, 0.3]), "has other classes or thresholds now"),
+        (lambda _, processor: setattr(processor, "image_mean", [0.1] * 3), "has other preprocessing now"),
+    ],
+    ids=["weights", "lambda", "thresholds", "mean"],
+)
+def test_an_output_of_what_the_folder_held_before_is_left_alone(change, message, photos):
+    predict(arguments(photos, threshold=None))
+    model, processor = load_trained(str(photos / "model"))
+    change(model, processor)
+    model.save_pretrained(photos / "model")
+    processor.save_pretrained(photos / "model")
+    with pytest.raises(RunError, match=message):
+        predict(arguments(photos, threshold=None))
+
+
+def test_a_model_that_moved_is_the_same(photos):
+    predict(arguments(photos))
+    (photos / "model").rename(photos / "moved")
+    settings = arguments(photos)
+    settings.model = str(photos / "moved")
+    assert predict(settings)["num_images"] == 6
+
+
+def test_scores_that_are_no_numbers_end_the_run_before_the_first_row(photos):
+    file = photos / "model" / "config.json"
+    config = file.read_text()
+    file.write_text(json.dumps({**json.loads(config), "csra_lambda": float("nan")}))
+    with pytest.raises(RunError, match="csra_lambda must be a number, got nan"):
+        predict(arguments(photos))
+    file.write_text(config)
+    model, _ = load_trained(str(photos / "model"))
+    with torch.no_grad():
+        model.backbone.timm_model.norm.weight.fill_(3e38)  # a number, but what it gives is none
+    model.save_pretrained(photos / "model")
+    with pytest.raises(RunError, match="0.png: its scores are no numbers"):
+        predict(arguments(photos))
+    assert not any(part.read_text() for part in (photos / "out").glob(".*part*"))
+
+
+def test_what_no_name_or_file_is_costs_itself_alone(photos, capsys):
+    """A name that is not UTF-8, a pipe that nobody writes to; and neither ends the run, whatever the output."""
+    os.rename(photos / "photos" / "1.png", os.fsencode(photos / "photos") + b"/\xff.png")
+    os.mkfifo(photos / "photos" / "pipe.png")
+    for ending in ("jsonl", "csv", "parquet"):
+        report = predict(arguments(photos, f"labels.{ending}"))
+        assert report["num_images"] == 5
+        messages = " ".join(report["unreadable"].values())
+        assert (
+            "\\xff.png: its name is not UTF-8" in messages and "pipe.png: cannot be decoded (it is no reg" in messages
+        )
+        assert "rename it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "labels", [["a;b", "c"], ["=1+1"], ["x", "-y"], ["@a"], ["+"], ["[a]"], [""], ['q"u,o'], ["a\nb"]]
+)
+def test_csv_keeps_every_class_name_and_no_cell_is_a_formula(labels, tmp_path):
+    rows = [{"image": "a.jpg", "labels": labels, "scores": [0.5] * len(labels)}]
+    write_predictions(rows, tmp_path / "rows.csv", ".csv")
+    assert read_predictions(tmp_path / "rows.csv") == rows
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
+
+
+def test_a_path_that_would_be_a_formula(photos, monkeypatch):
+    monkeypatch.chdir(photos / "photos")
+    (photos / "photos" / "1.png").rename("=1+1.png")
+    for _ in range(2):
+        assert predict(arguments(photos, "labels.csv", images=["=1+1.png"]))["num_images"] == 1
+    assert [row["image"] for row in read_predictions(photos / "out" / "labels.csv")] == ["./=1+1.png"]
+
+
+def test_another_process_at_the_same_output_is_refused(photos):
+    with (
+        locked(photos / "out" / ".labels.jsonl.lock"),
+        pytest.raises(RunError, match="another process is writing here"),
+    ):
+        predict(arguments(photos))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_killed_at_random_moments_every_image_has_one_row(processes, kind, photos):
+    for number in range(7, 200):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(photos / "photos" / f"{number}.png")
+    recipe = str(Path(__file__).parents[2] / "recipes" / "predict.py")
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"] if processes == 2 else []
+    command = [sys.executable, *launch, recipe, "--model", str(photos / "model"), "--images", str(photos / "photos"),
+               "--threshold", "0", "--batch_size", "1", "--use_cpu", "true", "--disable_tqdm", "true",
+               "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
+    settings = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "start_new_session": True}
+    rng, grown = random.Random(processes), 0
+    for _ in range(4):
+        before = sum(part.stat().st_size for part in (photos / "out").glob(".*part*"))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if sum(part.stat().st_size for part in (photos / "out").glob(".*part*")) > before:
+                break
+            time.sleep(0.001)
+        time.sleep(0.1 * rng.random())
+        with contextlib.suppress(ProcessLookupError):  # done before it was killed
+            os.killpg(process.pid, kind)
+        process.wait(60)
+        grown += sum(part.stat().st_size for part in (photos / "out").glob(".*part*")) > before
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = read_predictions(photos / "out" / "labels.jsonl")
+    expected = {str(file) for file in (photos / "photos").rglob("*.png")} - {str(photos / "photos" / "3.png")}
+    assert grown > 0 and len(rows) == len(expected) and {row["image"] for row in rows} == expected
+    assert not list((photos / "out").glob(".*"))

@@ -102,3 +102,13 @@ def test_images_in_two_splits_are_named(tmp_path, capsys):
     (tmp_path / "data/validation/d.png").symlink_to(tmp_path / "data/train/a.png")
     prepare(PrepareArguments(str(tmp_path / "data"), output_dir=str(tmp_path / "out")))
     assert "Warning: 1 images are in split 'train' and in split 'validation'" in capsys.readouterr().out
+
+
+def test_shards_of_other_data_are_not_taken_for_these(scenes, tmp_path):
+    settings = {"data_dir": str(scenes), "output_dir": str(tmp_path / "shards"), "splits": ["val"]}
+    prepare(PrepareArguments(**settings))
+    prepare(PrepareArguments(**settings))
+    with pytest.raises(RunError, match="holds shards of other data, or cut otherwise"):
+        prepare(PrepareArguments(**{**settings, "splits": ["test"]}))
+    with pytest.raises(RunError, match="holds shards of other data, or cut otherwise"):
+        prepare(PrepareArguments(**settings, shard_images=4))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..files import is_utf8, printable
 from ..labels import class_file, read_class_names, sorted_names, to_indices
 from ..schema import DataError, make_features
 
@@ -126,6 +127,8 @@ def _refuse_repetition(samples: Sequence[Sample]) -> None:
     seen: dict[str, str] = {}
     for sample in samples:
         if isinstance(sample.image, str):
+            if not is_utf8(sample.image):
+                raise DataError(f"{printable(sample.image)}: its name is not UTF-8, as data sets need; rename it")
             if sample.image in seen:
                 raise DataError(f"{sample.where}: {sample.image} has been listed already, at {seen[sample.image]}")
             seen[sample.image] = sample.where
