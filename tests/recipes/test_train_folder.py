@@ -1,5 +1,7 @@
 import json
+import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from exports import EXPORTS
 from PIL import Image
 
 from msl_hf import MSLForImageClassification
+from msl_hf.runs.output import locked
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "train_folder.py")
 
@@ -128,3 +131,62 @@ def test_a_figure_that_fails_costs_the_figure_alone(photos, flags, tmp_path, mon
     assert "Warning: no per_class.png: RuntimeError: no such font" in capsys.readouterr().out
     assert (tmp_path / "out" / "metrics.json").is_file() and (tmp_path / "out" / "README.md").is_file()
     assert not (tmp_path / "out" / "curves.png").exists()
+
+
+def settings(photos, backbone_folder, tmp_path, *more):
+    return ["--data_dir", str(photos), "--backbone", str(backbone_folder("timm_vit")), "--image_size", "32",
+            "--validation_fraction", "0.25", "--num_train_epochs", "2", "--per_device_train_batch_size", "5",
+            "--use_cpu", "true", "--bf16", "false", "--masks", "patches", "--output_dir", str(tmp_path / "out"),
+            "--disable_tqdm", "true", "--cpu_threads", "1", "--robustness_curve", "false", *more]  # fmt: skip
+
+
+def test_low_rank_adapters_end_as_a_model_like_any_other(photos, backbone_folder, tmp_path, monkeypatch):
+    run(monkeypatch, *settings(photos, backbone_folder, tmp_path, "--lora_rank", "2", "--save_adapter", "true"))
+    out = tmp_path / "out"
+    assert (out / "adapter" / "adapter_model.safetensors").is_file() and not list(out.glob("adapter_*"))
+    assert (out / "checkpoint-6" / "adapter_model.safetensors").is_file()
+    best, last = (MSLForImageClassification.from_pretrained(folder) for folder in (out, out / "last"))
+    assert best.state_dict().keys() == last.state_dict().keys() == tiny_keys(backbone_folder)
+    monkeypatch.setattr(MSLForImageClassification, "from_backbone", classmethod(lambda *args, **kwargs: last))
+    with pytest.raises(SystemExit, match="--save_adapter writes the adapters of --lora_rank"):
+        run(monkeypatch, *settings(photos, backbone_folder, tmp_path, "--save_adapter", "true"))
+
+
+def tiny_keys(backbone_folder):
+    model = MSLForImageClassification.from_backbone(backbone_folder("timm_vit"), ["blue", "red"], image_size=32)
+    return model.state_dict().keys()
+
+
+def test_a_run_without_a_whole_batch_leaves_nothing_behind(photos, backbone_folder, tmp_path, monkeypatch):
+    for length in ([], ["--max_steps", "3"]):
+        with pytest.raises(SystemExit, match="4 training images do not fill one batch of 5; .*dataloader_drop_last"):
+            run(monkeypatch, *settings(photos, backbone_folder, tmp_path, "--max_train_samples", "4", *length))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_into_the_folder_of_one_at_work_is_refused(photos, backbone_folder, tmp_path, monkeypatch):
+    with locked(tmp_path / "out" / ".lock"), pytest.raises(SystemExit, match="another process is writing here"):
+        run(monkeypatch, *settings(photos, backbone_folder, tmp_path))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == []
+
+
+def test_checkpoints_are_of_their_run(photos, backbone_folder, tmp_path, monkeypatch, capsys):
+    """The last one is cut off, one of another run is copied in: the run goes on from the one before."""
+    run(monkeypatch, *settings(photos, backbone_folder, tmp_path, "--save_total_limit", "9"))
+    out = tmp_path / "out"
+    os.truncate(out / "checkpoint-6" / "model.safetensors", 1000)
+    shutil.copytree(out / "checkpoint-3", out / "checkpoint-9")
+    noted = json.loads((out / "checkpoint-9" / "run.json").read_text())
+    (out / "checkpoint-9" / "run.json").write_text(json.dumps({**noted, "seed": 7}))
+    more = ["--save_total_limit", "9", "--resume_from_checkpoint", "true"]
+    run(monkeypatch, *settings(photos, backbone_folder, tmp_path, *more))
+    printed = capsys.readouterr().out
+    assert "checkpoint-9: is of another run (seed 7 -> 42)" in printed
+    assert "checkpoint-6: half-written checkpoint, model.safetensors is missing or cut off" in printed
+    assert json.loads((out / "metrics.json").read_text())["last"]["epoch"] == 2
+
+
+def test_a_tracker_that_is_not_installed_is_a_message(photos, backbone_folder, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="error: .*(dvclive|DVCLive)"):
+        run(monkeypatch, *settings(photos, backbone_folder, tmp_path, "--report_to", "dvclive"))
+    assert not (tmp_path / "out").exists()

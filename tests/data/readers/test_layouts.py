@@ -410,3 +410,14 @@ def test_unknown_labels_of_a_stream_are_never_taken_for_absent(tmp_path, monkeyp
     monkeypatch.setattr("msl_hf.data.readers.hub_labels.PEEK", 1)
     with pytest.raises(DataError, match="row 1: has unknown labels, and none of the first 1 rows"):
         list(load_images(folder, class_names=["cat", "dog"], streaming=True)["train"])
+
+
+@pytest.mark.parametrize("name", ["voc", "yolo", "labelme"])
+def test_a_file_name_that_is_not_utf8_is_named(name, tmp_path):
+    EXPORTS[name](tmp_path)
+    for root, _, files in os.walk(os.fsencode(tmp_path)):
+        for file in files:
+            if file.startswith(b"a."):
+                os.rename(root + b"/" + file, root + b"/\xff" + file[1:])
+    with pytest.raises(DataError, match=r"\\xff.png: its name is not UTF-8"):
+        load_images(tmp_path)

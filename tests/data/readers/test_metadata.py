@@ -134,3 +134,13 @@ def test_a_column_of_labels_by_its_name(tmp_path):
         assert data.features["labels"].feature.names == ["cat", "dog"] and data[0]["labels"] == [0, 1]
     with pytest.raises(DataError, match="photos.csv:2: has no kind"):
         load_images(tmp_path / "photos.csv", "metadata", label_column="kind")
+
+
+def test_line_breaks_within_a_file_name(tmp_path):
+    for name in ("a\nb.png", "c.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with (tmp_path / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file_name", "labels"], ["a\nb.png", "cat"], ["c.png", "dog"]])
+    data = load_image_folder(tmp_path)["train"]
+    assert column(data, "image_id") == ["train/a\nb.png", "train/c.png"]
+    assert data[0]["image"].size == (8, 8) and column(data, "labels") == [[0], [1]]
