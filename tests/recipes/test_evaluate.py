@@ -199,3 +199,34 @@ def test_two_processes_measure_the_same(saved, scenes, tmp_path):
     assert results[0]["clean"]["mAP"] == pytest.approx(results[1]["clean"]["mAP"], abs=1e-6)
     assert results[0]["per_class_AP"] == pytest.approx(results[1]["per_class_AP"], abs=1e-6)
     assert results[0]["robustness"][0]["mAP"] == pytest.approx(results[1]["robustness"][0]["mAP"], abs=1e-6)
+
+
+def test_removed_pixels_are_what_they_were_in_training(run, saved, scenes):
+    flags = ("--data_dir", scenes, "--model", saved("m"))
+    black, grey = run(*flags), run(*flags, "--mask_fill", "zero", out="grey")
+    assert (black["mask_fill"], grey["mask_fill"]) == ("black", "zero")
+    rows = [report["models"]["m"]["robustness"][0]["mAP"] for report in (black, grey)]
+    assert rows[0] != rows[1] and black["models"]["m"]["clean"] == grey["models"]["m"]["clean"]
+
+
+def test_masks_that_a_model_has_seen_are_named(run, saved, scenes, tmp_path, capsys):
+    """Trained with all of a folder, since its masked test came from elsewhere, or since there was none."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "masks").mkdir()
+    for number in range(6):
+        holes = 255 * (rng.random((64, 64)) < 0.55).astype(np.uint8)
+        Image.fromarray(holes).save(tmp_path / "masks" / f"{number}.png")
+    masks = str(tmp_path / "masks")
+    runs = {
+        "half": {"masks": masks, "eval_masks": None},
+        "whole": {"masks": masks, "eval_masks": "generated"},
+        "untested": {"masks": masks, "eval_masks": None},
+        "other": {"masks": "generated", "eval_masks": None},
+    }
+    folders = [saved(name) for name in runs]
+    for folder, settings in zip(folders, runs.values(), strict=True):
+        (folder / "run.json").write_text(json.dumps(settings))
+    (folders[2] / "metrics.json").write_text(json.dumps({"test_split": None}))
+    report = run("--data_dir", scenes, "--model", *folders, "--masks", tmp_path / "models" / ".." / "masks")
+    assert [model["masks_seen_in_training"] for model in report["models"].values()] == [False, True, True, False]
+    assert capsys.readouterr().out.count("was trained with all masks of") == 2

@@ -4,9 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoImageProcessor
 from trees import ATTRIBUTES, make_coco, make_wider
 
-from msl_hf import MSLForImageClassification
+from msl_hf import MSLForImageClassification, multilabel_metrics
+from msl_hf.data import load_wider
+from msl_hf.data.schema import make_targets
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -47,6 +51,26 @@ def test_wider(run, tmp_path):
     assert (metrics["num_train_images"], metrics["test_split"], metrics["num_labels"]) == (18, "test", 14)
     model = MSLForImageClassification.from_pretrained(tmp_path / "out")
     assert list(model.config.id2label.values()) == list(ATTRIBUTES)
+    assert "count unspecified labels as negative" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_unspecified_attributes_count_as_negative_in_the_report_as_in_table_12(run, tmp_path):
+    """The figures are those of the same weights, measured by the public function."""
+    metrics = run("train_wider.py", make_wider(tmp_path / "wider"), "--ignored_as_negative", "true", "--bf16", "false")
+    assert metrics["ignored_as_negative"]
+    assert "count unspecified labels as negative" in (tmp_path / "out" / "README.md").read_text()
+    model = MSLForImageClassification.from_pretrained(tmp_path / "out").eval()
+    processor, data = AutoImageProcessor.from_pretrained(tmp_path / "out"), load_wider(tmp_path / "wider")["test"]
+    with torch.no_grad():
+        images = torch.cat([processor(row["image"], return_tensors="pt").pixel_values for row in data])
+        scores = model(images).logits.sigmoid().numpy()
+    targets = make_targets([{name: row[name] for name in ("labels", "ignored")} for row in data], 14, "ignore").numpy()
+    counted, left_out = (multilabel_metrics(scores, targets, count_ignored_as=how) for how in ("negative", "ignore"))
+    found = metrics["last"]["clean"]
+    assert {key: found[key] for key in ("CP", "CR", "OP", "OR", "OF1")} == pytest.approx(
+        {key: counted[key] for key in ("CP", "CR", "OP", "OR", "OF1")}
+    )
+    assert counted["OP"] < left_out["OP"]
 
 
 @pytest.mark.parametrize("recipe", ["train_coco.py", "train_wider.py"])

@@ -1,10 +1,12 @@
 """Layouts and spellings that people have: each is read right, or refused in words."""
 
 import json
+import os
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
+from exports import EXPORTS
 from PIL import Image
 
 from msl_hf.data import load_images

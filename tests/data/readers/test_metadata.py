@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -6,7 +7,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from msl_hf.data import load_image_folder, load_images
-from msl_hf.data.schema import DataError
+from msl_hf.data.schema import DataError, column
 
 
 def write_split(folder, rows, kind="jsonl"):
