@@ -334,7 +334,8 @@ class MSLTrainer(Trainer):
         config, evaluations = self.model.config, [log for log in self.state.log_history if "eval_loss" in log]
         results, own_metrics = {"epoch": self.state.epoch or 0.0}, {}
         if evaluations:
-            found = {key.removeprefix("eval_"): value for key, value in evaluations[-1].items() if "eval_" in key}
+            figures = {key: value for key, value in evaluations[-1].items() if key.startswith("eval_")}
+            found = {key.removeprefix("eval_"): value for key, value in figures.items()}
             results["clean"] = {name: found[name] for name in METRICS if name in found}
             own_metrics = {} if results["clean"] else {k: v for k, v in found.items() if k not in TIMINGS}
         seconds = [log["train_runtime"] for log in self.state.log_history if "train_runtime" in log]
