@@ -1,6 +1,7 @@
 """Partial inputs: banks of binary masks, and the one function that paints them over a batch of images."""
 
 import contextlib
+import math
 import operator
 import os
 import tempfile
@@ -73,6 +74,9 @@ def apply_mask(
     if image_mean is None or image_std is None:
         raise ValueError("apply_mask needs image_mean and image_std for fill='black' or keep_value != 1; "
                          "pass those of the image processor, or use fill='zero' with keep_value=1")  # fmt: skip
+    if not math.isfinite(keep_value) or not all(map(math.isfinite, image_mean)) or not all(image_std):
+        raise ValueError(f"image_mean and keep_value must be numbers, and image_std not 0, got {list(image_mean)}, "
+                         f"{keep_value} and {list(image_std)}")  # fmt: skip
     mean = pixel_values.new_tensor(list(image_mean)).view(1, -1, 1, 1)
     std = pixel_values.new_tensor(list(image_std)).view(1, -1, 1, 1)
     black = -mean / std
@@ -237,6 +241,8 @@ class MaskBank:
         Raises:
             ValueError: where no mask is left.
         """
+        if isinstance(other, _PatchBank):  # which are drawn, and practically never one of these
+            return self
         taken = {mask.tobytes() for mask in other._packed[torch.device("cpu")].numpy()}
         own = np.array([mask.tobytes() not in taken for mask in self._packed[torch.device("cpu")].numpy()])
         if not own.any():
@@ -315,8 +321,10 @@ class _PatchBank(MaskBank):
 
 
 def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, Integral) else size
-    return operator.index(height), operator.index(width)
+    height, width = map(operator.index, (size, size) if isinstance(size, Integral) else size)
+    if min(height, width) < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {height} x {width}")
+    return height, width
 
 
 def _check_interval(hole_ratio: tuple[float, float]) -> tuple[float, float]:

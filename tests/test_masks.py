@@ -320,3 +320,21 @@ def test_images_of_whole_numbers_are_refused(fill):
     keep = torch.ones(1, 1, 4, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match="must be normalised floating-point images, got torch.uint8"):
         apply_mask(torch.ones(1, 3, 4, 4, dtype=torch.uint8), keep, [0.5] * 3, [0.5] * 3, fill)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"keep_value": float("nan")}, {"image_std": [0.0, 1.0, 1.0]}, {"image_mean": [float("nan")] * 3}]
+)
+def test_statistics_that_are_no_numbers_are_refused(wrong):
+    keep = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="image_mean and keep_value must be numbers, and image_std not 0"):
+        apply_mask(torch.ones(1, 3, 4, 4), keep, **{"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **wrong})
+
+
+def test_sizes_without_a_pixel_are_refused():
+    for bank in (MaskBank(np.ones((2, 4, 4), dtype=bool)), MaskBank.patches()):
+        for size in (0, -8, (4, 0)):
+            with pytest.raises(ValueError, match="size must be at least 1 pixel"):
+                bank.sample(2, size)
+    bank = MaskBank(np.ones((2, 4, 4), dtype=bool))
+    assert bank.without(MaskBank.patches()) is bank

@@ -79,7 +79,7 @@ def input_size(processor) -> tuple[int, int]:
     """
     does = {name: getattr(processor, f"do_{name}", False) for name in ("center_crop", "resize")}
     size = processor.crop_size if does["center_crop"] else processor.size if does["resize"] else {}
-    if not size.get("height") or not size.get("width"):
+    if not (size.get("height") or 0) > 0 or not (size.get("width") or 0) > 0:
         how = f"resizes to {dict(size)}" if size else "does not resize"
         raise ValueError(f"the image processor {how}, so that images keep different sizes; give it a size of height "
                          "and width in preprocessor_config.json")  # fmt: skip

@@ -1,5 +1,7 @@
 """The metrics of multi-label classification, as the paper and its reference compute them."""
 
+from numbers import Integral
+
 import numpy as np
 
 from ..model.heads_msl import IGNORED
@@ -58,7 +60,7 @@ def multilabel_metrics(
 
     Raises:
         ValueError: for shapes that differ, scores or thresholds outside [0, 1] (logits), NaN, other target values,
-            `top_k` below 1, or targets without a single positive.
+            `top_k` that is no whole number from 1, or targets without a single positive.
 
     Examples:
         >>> multilabel_metrics(np.array([[0.9, 0.2], [0.6, 0.8]]), np.array([[1, 0], [0, 1]]))["mAP"]
@@ -78,8 +80,8 @@ def multilabel_metrics(
         raise ValueError(f"count_ignored_as must be 'ignore' or 'negative', got {count_ignored_as!r}")
     if not ((np.asarray(threshold) >= 0) & (np.asarray(threshold) <= 1)).all():  # NaN is neither
         raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
+        raise ValueError(f"top_k must be a whole number, at least 1, got {top_k}")
     has_positive = (targets == 1).any(axis=0)
     if not has_positive.any():
         raise ValueError("targets hold no positive at all; no metric is defined")

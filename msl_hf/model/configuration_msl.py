@@ -71,15 +71,13 @@ class MSLConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As for every configuration; thresholds of other classes than those asked for are dropped with a line."""
-        thresholds = kwargs.get("thresholds", config_dict.get("thresholds"))
+        thresholds = kwargs.pop("thresholds", config_dict.get("thresholds"))
         id2label = kwargs.get("id2label") or config_dict.get("id2label") or ()
         count = kwargs.get("num_labels", len(id2label))
-        if thresholds is None or (count and len(thresholds) != count):
-            if thresholds is not None:
-                logger.warning(f"{len(thresholds)} thresholds do not belong to {count} classes; they are dropped")
-            config_dict = {**config_dict, "thresholds": None}
-            kwargs.pop("thresholds", None)
-        return super().from_dict(config_dict, **kwargs)
+        if thresholds is not None and count and len(thresholds) != count:
+            logger.warning(f"{len(thresholds)} thresholds do not belong to {count} classes; they are dropped")
+            thresholds = None
+        return super().from_dict({**config_dict, "thresholds": thresholds}, **kwargs)
 
     def validate_head(self):
         if self.head not in HEADS:
@@ -93,6 +91,9 @@ class MSLConfig(PreTrainedConfig):
         lacking = sorted(set(range(self.num_labels)) - set(self.id2label or range(self.num_labels)))
         if lacking:
             raise ValueError(f"id2label has no name for class {lacking[0]} of {self.num_labels}")
+        wrong = [name for name in (self.id2label or {}).values() if not isinstance(name, str)]
+        if wrong:
+            raise ValueError(f"id2label holds {wrong[0]!r}; the name of a class is text")
 
     def validate_image_size(self):
         sides = [self.image_size] if isinstance(self.image_size, int) else list(self.image_size)

@@ -154,6 +154,8 @@ class MSLForImageClassification(PreTrainedModel):
         height, width = (size, size) if isinstance(size, int) else size
         if backbone_config.model_type == "timm_wrapper":
             _adapt_timm_config(backbone_config, source, height, width)
+        elif "swin" not in backbone_config.model_type:  # which fills up
+            _check_size(getattr(backbone_config, "patch_size", None), height, width)
         config = MSLConfig(
             backbone_config=backbone_config,
             head=head,
@@ -357,12 +359,13 @@ def _own_size(source) -> int | tuple[int, int]:
     return size if isinstance(size, int) else tuple(size)
 
 
-def _check_size(network: nn.Module, height: int, width: int) -> None:
-    """Refuse sizes that a plain ViT of timm cannot cut into patches; other networks fill up or leave a rest."""
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    if patch is None or not hasattr(network, "blocks"):
+def _check_size(patch_size: int | tuple[int, int] | None, height: int, width: int) -> None:
+    """Refuse sizes that a ViT cannot cut into patches: timm's ends with an assertion, native ones leave out a rest."""
+    if patch_size is None:
         return
-    for side, step in zip((height, width), patch, strict=True):
+    for side, step in zip(
+        (height, width), (patch_size,) * 2 if isinstance(patch_size, int) else patch_size, strict=True
+    ):
         if side % step:
             below = f"{side - side % step} or " if side > step else ""
             raise ValueError(f"image_size {side} is no multiple of the backbone's patches of {step} pixels; "
@@ -375,7 +378,8 @@ def _adapt_timm_config(backbone_config, source, height: int, width: int) -> None
 
     # Without weights the architecture still has to be asked what it can do; building it costs no download.
     network = source.timm_model if source is not None else timm.create_model(backbone_config.architecture)
-    _check_size(network, height, width)
+    if hasattr(network, "blocks"):
+        _check_size(getattr(getattr(network, "patch_embed", None), "patch_size", None), height, width)
     arguments = dict(backbone_config.model_args or {})
     if hasattr(network, "set_input_size"):
         arguments["img_size"] = [height, width]

@@ -293,7 +293,13 @@ def read_yaml(path: str | Path, base: str | Path | None = None, below: Sequence[
         return settings
     if not isinstance(named, str):
         raise RunError(f"{path}: base must name a YAML file, got {named!r}")
-    base = path.parent / named if base is None else Path(base)
+    replaced = path.parent / named
+    base = replaced if base is None else Path(base)
     if base.resolve() in below:
         raise RunError(f"{path}: its base {base} is the file itself, or is based on it")
-    return {**read_yaml(base, below=below), **settings}
+    below_it = read_yaml(base, below=below)
+    lost = sorted(set(read_yaml(replaced, below=below)) - set(below_it)) if base != replaced else []
+    if lost:
+        raise RunError(f"--base {base} sets nothing for {', '.join(lost[:5])}, which {replaced} does; write it over "
+                       f"that one, with 'base: {replaced.name}'")  # fmt: skip
+    return {**below_it, **settings}

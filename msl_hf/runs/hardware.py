@@ -9,6 +9,8 @@ import sys
 import torch
 from transformers import TrainingArguments
 
+from .arguments import RunError
+
 
 def keep_freed_memory() -> None:
     """Have glibc keep freed activations instead of giving them back to the kernel after every step.
@@ -24,6 +26,8 @@ def keep_freed_memory() -> None:
 
 def set_cpu_threads(threads: int | None) -> int:
     """Give torch all cores, shared among local processes: `accelerate launch` leaves it one."""
+    if threads is not None and threads < 1:
+        raise RunError(f"--cpu_threads must be at least 1, got {threads}")
     if threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..data.files import listed, split_name
 from ..data.images import check_images, image_files
 from ..data.schema import class_names_of, column, make_targets
-from ..data.transforms import build_processor
+from ..data.transforms import build_processor, input_size
 from ..hub.convert import load_backbone_weights
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
@@ -216,7 +216,7 @@ def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float]
         used = [name for name in ("labels", "ignored") if name in train.features]
         rows = train.with_format(None).select_columns(used)
         return balanced_pos_weight(make_targets(list(rows), len(names), ignored_as)).tolist()
-    weights = read_json(Path(source))
+    weights = read_json(Path(source), (dict, list))
     if isinstance(weights, dict):
         if set(weights) != set(names):
             differing = sorted(set(weights) ^ set(names))
@@ -280,6 +280,7 @@ def load_model(model: ModelArguments, label_names: list[str]):
     """(model, image processor): from a backbone with a new head, or from an MSL model."""
     if model.model:
         network, processor = load_trained(model.model)
+        input_size(processor)  # which a batch needs
         own = [network.config.id2label[index] for index in range(network.config.num_labels)]
         if own != label_names:
             new = network.replace_head(label_names)

@@ -131,15 +131,17 @@ def split_targets(dataset: Dataset) -> np.ndarray:
 
 def has_seen(model: TrainedModel, masks: str) -> bool:
     """Whether a model was trained with all masks of a folder, those of the test among them; says so."""
-    file = Path(model.path) / RUN_FILE
-    run = read_json(file) if file.is_file() else {}
-    results = file.with_name("metrics.json")
-    has_test = not results.is_file() or read_json(results).get("test_split") is not None
-    seen = (
-        isinstance(run.get("masks"), str)
-        and uses_whole_folder(MaskArguments(masks=run["masks"], eval_masks=run.get("eval_masks")), has_test)
-        and os.path.realpath(run["masks"]) == os.path.realpath(masks)
+    # OUTPUT_DIR, or OUTPUT_DIR/last or a checkpoint within it.
+    folder = next(
+        (place for place in (Path(model.path), Path(model.path).parent) if (place / RUN_FILE).is_file()), None
     )
+    if folder is None:
+        return False
+    run, results = read_json(folder / RUN_FILE), folder / "metrics.json"
+    has_test = not results.is_file() or read_json(results).get("test_split") is not None
+    trained = MaskArguments(masks=str(run.get("masks")), eval_masks=run.get("eval_masks"))
+    folders = os.path.realpath(trained.masks), os.path.realpath(masks)
+    seen = uses_whole_folder(trained, has_test) and os.path.commonpath(folders) in folders
     if seen:
         print(f"Warning: {model.path} was trained with all masks of {masks}, those of this test among them; "
               "--masks from elsewhere are new to it")  # fmt: skip

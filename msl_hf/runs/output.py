@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..training.averaging import FILE as AVERAGE_FILE
 from .arguments import Arguments, RunError
 
 RUN_FILE = "run.json"
@@ -45,13 +46,16 @@ def check_output_dir(arguments: Arguments) -> None:
         if changes:
             raise RunError(f"{folder} already holds a different run ({changes}); choose another --output_dir, and "
                            f"--model {folder} with it to train on from this one's weights")  # fmt: skip
-    elif (folder / "config.json").is_file() or any(folder.glob("checkpoint-*")):
-        raise RunError(f"{folder} already holds a model or checkpoints of something else; choose another --output_dir")
+    elif any(next(folder.glob(name), None) for name in ("config.json", "metrics.json", "checkpoint-*")):
+        raise RunError(f"{folder} already holds a model, checkpoints or results of something else; choose another "
+                       "--output_dir")  # fmt: skip
 
 
 @contextlib.contextmanager
 def claimed_output_dir(arguments: Arguments) -> Iterator[None]:
     """Within: the output folder is this run's alone, whose settings are noted in it.
+
+    A run that fails before it leaves anything behind leaves no note, either: the mended command may use the folder.
 
     Raises:
         RunError: where another process trains into it.
@@ -60,7 +64,12 @@ def claimed_output_dir(arguments: Arguments) -> Iterator[None]:
     with locked(folder / LOCK_FILE):
         check_output_dir(arguments)  # a run that began since the first look
         write_json(folder / RUN_FILE, run_settings(arguments))
-        yield
+        try:
+            yield
+        except BaseException:
+            if {file.name for file in folder.iterdir()} <= {RUN_FILE, LOCK_FILE}:
+                (folder / RUN_FILE).unlink()
+            raise
 
 
 class NoteRun(TrainerCallback):
@@ -124,7 +133,13 @@ def incompleteness(checkpoint: Path) -> str | None:
     missing = missing if weights else [WEIGHTS[0], *missing]
     if missing:
         return f"half-written checkpoint, lacks {', '.join(missing)}"
-    for name in (*weights, *STATES, TRAINER_STATE_NAME):
+    try:
+        is_averaged = read_json(checkpoint / RUN_FILE).get("ema_decay")
+    except RunError as error:
+        return f"half-written checkpoint, {error}"
+    needed = [*weights, *STATES, TRAINER_STATE_NAME, *([AVERAGE_FILE] if is_averaged else [])]
+    others = sorted(file.name for file in checkpoint.iterdir() if file.suffix == ".json" and file.name not in needed)
+    for name in (*needed, *others):
         try:
             _open(checkpoint / name)
         except Exception as error:  # safetensors, zipfile and json each have their own
@@ -133,14 +148,16 @@ def incompleteness(checkpoint: Path) -> str | None:
 
 
 def _open(file: Path) -> None:
-    """Look into a file of a checkpoint, far enough to see its end, without reading all of it."""
+    """Raise an error for a file of a checkpoint that is not whole, as far as it can be known without loading it."""
     if file.suffix == ".safetensors":
         with safe_open(file, "pt"):
             pass
     elif file.suffix == ".pt":
-        zipfile.ZipFile(file).close()
-    else:
-        json.loads(file.read_text(encoding="utf-8"))
+        with zipfile.ZipFile(file) as archive:  # which has a checksum for each part
+            if archive.testzip() is not None:
+                raise ValueError(f"{archive.testzip()} is damaged")
+    elif not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
+        raise ValueError("it holds no object")
 
 
 def difference(checkpoint: Path, settings: dict) -> str | None:
@@ -192,13 +209,15 @@ def locked(file: Path) -> Iterator[None]:
     Raises:
         RunError: where another process is.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
         raise RunError(f"{file.parent}: another process is writing here (it holds {file.name}); wait for it, or "
                        "choose another output") from error  # fmt: skip
+    except OSError as error:
+        raise RunError(f"{file.parent}: cannot be written to ({error})") from error
     try:
         yield
     finally:
@@ -219,13 +238,17 @@ def draw(plot: Callable, *arguments) -> bool:
         return False
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, kinds: type | tuple[type, ...] = dict):
+    """What a JSON file holds, which has to be an object unless `kinds` say otherwise."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(content, kinds):
+        raise RunError(f"{path}: holds a JSON value of the wrong kind ({type(content).__name__})")
+    return content
 
 
 def write_json(path: Path, content: dict) -> None:

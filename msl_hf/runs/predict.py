@@ -24,6 +24,7 @@ from ..data.files import images_below, is_utf8, printable, text_lines
 from ..data.images import read_image, set_max_pixels
 from ..data.readers import FORMATS as DATA_FORMATS
 from ..data.schema import DataError, column, undecoded
+from ..data.transforms import input_size
 from ..model.pipeline_msl import labels_above
 from .arguments import MAX_PIXELS_HELP, RunError
 from .hardware import set_cpu_threads
@@ -35,7 +36,7 @@ logger = logging.get_logger(__name__)
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 # What an interrupted run must have in common with the one that goes on.
-DECISIONS = ("model", "dataset", "split", "threshold", "top_k")
+DECISIONS = ("model", "dataset", "split", "threshold", "top_k", "bf16")
 UNKNOWN = "-" * 8  # the stamp of an image of which nothing was noted
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes begins so
 
@@ -86,20 +87,24 @@ def predict(arguments: PredictArguments) -> dict:
     set_max_pixels(arguments.max_pixels)
     state = PartialState(cpu=arguments.use_cpu)
     output = Path(arguments.output)
-    check_folder(output.parent)
     with user_input():
+        check_folder(output.parent)
         network, processor = load_trained(arguments.model)
+        input_size(processor)
         rows = _dataset_rows(arguments) if arguments.dataset else _Files(find_images(arguments.images))
     settings = {name: asdict(arguments)[name] for name in DECISIONS}
     settings["fingerprint"] = _fingerprint(network, processor, arguments)
+    settings["folder"] = os.getcwd()  # which relative names are relative to
     _check_settings(output, settings)
-    with locked(output.with_name(f".{output.name}.lock")) if state.is_main_process else contextlib.nullcontext():
+    # The main process alone holds the lock and writes what is beside the output.
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:
+            stack.enter_context(locked(output.with_name(f".{output.name}.lock")))
         done = {rows.key(name): row for name, row in _done(output).items()}
         source = _Images(rows, processor, done, state.process_index, state.num_processes)
         state.wait_for_everyone()  # all have read what is done before anyone writes
         if state.is_main_process:
-            noted = _beside(output, "run.json")
-            write_json(noted, {**(read_json(noted) if noted.is_file() else {}), **settings})
+            stack.enter_context(_noted(output, settings))
         network.to(state.device, memory_format=torch.channels_last).eval()
         total = None if arguments.dataset and arguments.streaming else len(rows)
         hidden = arguments.disable_tqdm or not state.is_main_process
@@ -120,6 +125,22 @@ def predict(arguments: PredictArguments) -> dict:
     return report
 
 
+@contextlib.contextmanager
+def _noted(output: Path, settings: dict) -> Iterator[None]:
+    """Within: `<output>.run.json` holds the settings; where an error leaves no row, there is none afterwards."""
+    noted = _beside(output, "run.json")
+    write_json(noted, {**(read_json(noted) if noted.is_file() else {}), **settings})
+    try:
+        yield
+    except BaseException:
+        for part in _parts(output):
+            if part.stat().st_size == 0:
+                part.unlink()
+        if not output.exists() and not _parts(output):
+            noted.unlink()
+        raise
+
+
 def _check(arguments: PredictArguments) -> None:
     if arguments.model is None:
         raise RunError("say which model: --model FOLDER or a Hub id")
@@ -131,6 +152,10 @@ def _check(arguments: PredictArguments) -> None:
         raise RunError(f"--threshold is a score in [0, 1], got {arguments.threshold}")
     if arguments.batch_size < 1 or (arguments.top_k is not None and arguments.top_k < 1):
         raise RunError("--batch_size and --top_k must be at least 1")
+    if arguments.num_workers < 0:
+        raise RunError(f"--num_workers must not be negative, got {arguments.num_workers}")
+    if len(os.fsencode(Path(arguments.output).name)) > 200:
+        raise RunError("--output has a name of more than 200 bytes, too long for the files beside it")
 
 
 def find_images(sources: Sequence[str]) -> list[str]:
@@ -145,6 +170,8 @@ def find_images(sources: Sequence[str]) -> list[str]:
     found: dict[str, str] = {}
     for source in sources:
         path = Path(source)
+        if not source:
+            raise RunError("--images holds an empty name; write . for the folder that you are in")
         if path.is_dir():
             images, others = images_below(path)
             files = [str(file) for file in images]
@@ -336,9 +363,14 @@ def _check_settings(output: Path, settings: dict) -> None:
             raise RunError(f"{output} was written with {other}, which has other {part} now; choose another --output")
     for name in DECISIONS:
         is_moved = name == "model" and fingerprint is not None
-        if earlier.get(name) != settings[name] and not is_moved:
+        if earlier.get(name, settings[name]) != settings[name] and not is_moved:
             raise RunError(f"{output} was written with --{name} {earlier.get(name)}, not {settings[name]}; "
                            "choose another --output")  # fmt: skip
+    if not settings["dataset"] and earlier.get("folder", settings["folder"]) != settings["folder"]:
+        lost = [name for name in _done(output) if not os.path.isabs(name) and not os.path.exists(name)]
+        if lost:
+            raise RunError(f"{output} names images from within {earlier['folder']}, such as {lost[0]}, which is none "
+                           "here; go on from there, or choose another --output")  # fmt: skip
 
 
 def _parts(output: Path) -> list[Path]:
@@ -358,9 +390,16 @@ def _done(output: Path) -> dict[str, dict]:
 
 def _rows_with_stamps(output: Path) -> list[dict]:
     """The rows of an output, and of each what its image was like, where that was noted."""
-    rows, noted = read_predictions(output), _beside(output, "run.json")
-    stamps = (read_json(noted) if noted.is_file() else {}).get("stamps") or ""
-    if len(stamps) == 8 * len(rows):
+    noted = _beside(output, "run.json")
+    try:
+        rows = read_predictions(output)
+        if not all(isinstance(row["image"], str) and isinstance(row["labels"], list) for row in rows):
+            raise ValueError("a row without image or labels")
+    except Exception as error:  # csv, json and pyarrow each have their own
+        raise RunError(f"{output}: cannot be read as an output of this command ({error}); remove it to start anew, or "
+                       "choose another --output") from error  # fmt: skip
+    stamps = (read_json(noted) if noted.is_file() else {}).get("stamps")
+    if isinstance(stamps, str) and len(stamps) == 8 * len(rows):
         for number, row in enumerate(rows):
             stamp = stamps[8 * number : 8 * number + 8]
             row["stamp"] = None if stamp == UNKNOWN else stamp

@@ -136,7 +136,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
             images = "a stream of" if is_stream else len(splits.train)
             print(f"Training on {images} images, {len(label_names)} classes, {threads} CPU threads, "
                   f"{'bfloat16 autocast' if training.bf16 else 'float32'}")  # fmt: skip
-        with _full_disk_explained(output_dir):
+        with _full_disk_explained(output_dir), _training_explained():
             trainer.train(resume_from_checkpoint=resume)
         if trainer.state.global_step == 0:
             raise RunError("nothing was trained: there was not one whole batch of images, or not one step to take")
@@ -205,6 +205,15 @@ def _measure_and_write(
     if training.push_to_hub:
         trainer.push_to_hub(model_name=output_dir.resolve().name)
     return report
+
+
+@contextlib.contextmanager
+def _training_explained() -> Iterator[None]:
+    """Within: values that training refuses, and packages that it lacks, are about what the user gave."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise RunError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -24,13 +24,14 @@ def low_rank_config(model: nn.Module, rank: int):
     Layers that the head never reads are left out: their adapters would have no gradient.
 
     Args:
-        model: An `MSLForImageClassification`.
+        model: An `MSLForImageClassification`, or another network whose head is called `head`.
         rank: Of the two matrices whose product is added to a weight; they count twice (`lora_alpha` is 2 * rank).
 
     Returns:
         `peft.LoraConfig`.
     """
-    unused = {f"backbone.{name}" for name in model.config.unused_parameters}
+    config = getattr(model, "config", None)
+    unused = {f"backbone.{name}" for name in getattr(config, "unused_parameters", ())}
     targets = [
         name
         for name, module in model.named_modules()

@@ -1,6 +1,5 @@
 """Arguments of the trainer."""
 
-import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -14,6 +13,11 @@ SETTINGS = (
     "mask_keep_value", "masked_forward", "mask_augmentation", "lora_rank", "ema_decay", "freeze_batch_norm",
     "sync_batch_norm",
 )  # fmt: skip
+LEAST = {
+    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0, "lr_step_epochs": 1, "lr_warmup_epochs": 0, "asl_gamma_neg": 0, "asl_gamma_pos": 0,
+    "asl_clip": 0, "lora_rank": 0,
+}  # fmt: skip
 # Settings of `TrainingArguments` that loss and data of this trainer do not know: what they may be, and why not others.
 REFUSED = {
     "label_smoothing_factor": ((0,), "it smooths one label out of several; multi-hot targets may lie within [0, 1]"),
@@ -137,32 +141,44 @@ class MSLTrainingArguments(TrainingArguments):
     channels_last: bool = field(default=True, metadata={"help": "Channels-last memory order."})
 
     def __post_init__(self):
+        self.check()
+        super().__post_init__()
+
+    def check(self) -> None:
+        """Refuse settings that make no sense, or would have no effect; for those that were changed since, too.
+
+        Raises:
+            ValueError: naming the setting.
+        """
         for name in ("classification_loss", "mask_fill", "masked_forward"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name in ("asl_gamma_neg", "asl_gamma_pos", "asl_clip"):
-            if not 0 <= getattr(self, name) < (1 if name == "asl_clip" else math.inf):
-                raise ValueError(f"{name} must not be negative, and a clip lies below 1, got {getattr(self, name)}")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not self.asl_clip < 1:
+            raise ValueError(f"asl_clip is a probability below 1, got {self.asl_clip}")
         if len(self.loss_weights) != 3:
             raise ValueError(f"loss_weights takes three numbers, got {self.loss_weights}")
         if not 0 <= self.mask_augmentation <= 1:
             raise ValueError(f"mask_augmentation is a probability in [0, 1], got {self.mask_augmentation}")
+        if self.mask_augmentation and any(self.loss_weights[1:]):
+            raise ValueError(f"mask_augmentation replaces the masked branch: set loss_weights to 1 0 0, "
+                             f"got {self.loss_weights}")  # fmt: skip
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.ema_decay and self.load_best_model_at_end:
+            raise ValueError("ema_decay and load_best_model_at_end exclude each other: checkpoints hold the weights "
+                             "that training goes on from, not their average")  # fmt: skip
         if self.freeze_batch_norm and self.sync_batch_norm:
             raise ValueError("freeze_batch_norm and sync_batch_norm exclude each other: frozen statistics are "
                              "the same in all processes")  # fmt: skip
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank must not be negative, got {self.lora_rank}")
         for name, (allowed, reason) in REFUSED.items():
             value = getattr(self, name, None)
             if value is not None and value not in allowed:
                 raise ValueError(f"{name}={value!r} would have no effect here, or a wrong one: {reason}")
-        super().__post_init__()
-        if self.ema_decay and self.load_best_model_at_end:
-            raise ValueError("ema_decay and load_best_model_at_end exclude each other: checkpoints hold the weights "
-                             "that training goes on from, not their average")  # fmt: skip
 
     def what_makes_a_run(self) -> dict:
         """The settings that decide what comes out, as plain values; not paths, logging or hardware."""

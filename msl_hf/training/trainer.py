@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
-from transformers.utils import logging
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
@@ -86,6 +87,9 @@ class MSLTrainer(Trainer):
         self.image_mean = getattr(processing_class, "image_mean", None)
         self.image_std = getattr(processing_class, "image_std", None)
         self.args, self.weight_average, self._loss_settings = args, None, None
+        if (peft_config is not None or args.lora_rank) and kwargs.get("optimizers", (None, None))[0] is not None:
+            raise ValueError("an optimizer that is given knows nothing of the adapters, which are made after it; "
+                             "pass optimizer_cls_and_kwargs instead")  # fmt: skip
         self._set_loss()
         if model is not None:
             model = self._with_adapters(own_names(model))
@@ -99,14 +103,10 @@ class MSLTrainer(Trainer):
         args = self.args
         asl = (args.asl_gamma_neg, args.asl_gamma_pos, args.asl_clip)
         settings = (tuple(args.loss_weights), args.classification_loss, *asl)
-        if settings == self._loss_settings:
-            return
-        self._loss_settings = settings
-        classification_loss = make_classification_loss(args.classification_loss, self.pos_weight, *asl)
-        self.loss = MSLLoss(args.loss_weights, classification_loss)
-        if args.mask_augmentation and self.loss.needs_masked_branch:
-            raise ValueError(f"mask_augmentation replaces the masked branch: set loss_weights to 1 0 0, "
-                             f"got {args.loss_weights}")  # fmt: skip
+        if settings != self._loss_settings:
+            self._loss_settings = settings
+            classification_loss = make_classification_loss(args.classification_loss, self.pos_weight, *asl)
+            self.loss = MSLLoss(args.loss_weights, classification_loss)
         if self.loss.needs_masked_branch or args.mask_augmentation:
             needs_statistics = args.mask_fill == "black" or args.mask_keep_value != 1.0
             if needs_statistics and (self.image_mean is None or self.image_std is None):
@@ -118,6 +118,8 @@ class MSLTrainer(Trainer):
     def _with_adapters(self, model: nn.Module) -> nn.Module:
         """The model with the adapters that were asked for, if any."""
         config = self.peft_config
+        if has_adapters(model) and (config is not None or self.args.lora_rank):
+            raise ValueError("the model has adapters already; train it without peft_config and lora_rank")
         if config is not None and self.args.lora_rank:
             raise ValueError("peft_config and lora_rank exclude each other: the configuration has a rank of its own")
         if config is None and self.args.lora_rank:
@@ -129,6 +131,10 @@ class MSLTrainer(Trainer):
             return add_adapters(model, config)
 
     def call_model_init(self, trial=None) -> nn.Module:
+        if trial is not None:  # what the trial sets decides what is made, and whether it can be
+            self._hp_search_setup(trial)
+            self.args.check()
+            check_size(self.train_dataset, self.args)
         return self._with_adapters(own_names(super().call_model_init(trial)))
 
     def _bind(self) -> None:
@@ -168,14 +174,16 @@ class MSLTrainer(Trainer):
         self._component_count = 0
         self._checked_modes: set[bool] = set()  # whether targets of training, and of evaluation, have been looked at
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As in `Trainer`.
 
         Raises:
-            ValueError: where the images are fewer than one step takes.
+            ValueError: where the images are fewer than one step takes, or a checkpoint is of another network.
         """
         check_size(self.train_dataset, self.args)
-        return super().train(*args, **kwargs)
+        if isinstance(resume_from_checkpoint, str | os.PathLike):
+            check_weights(Path(resume_from_checkpoint), self.model)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _init_training_state(self, max_steps, num_update_steps_per_epoch, *args) -> tuple[int, int]:
         """(passes over the data, batches of the pass at hand) to leave out when a run goes on from a checkpoint.
@@ -331,7 +339,8 @@ class MSLTrainer(Trainer):
         folder = Path(self.args.output_dir)
         if not self.is_world_process_zero() or is_our_card(folder / "README.md"):
             return
-        config, evaluations = self.model.config, [log for log in self.state.log_history if "eval_loss" in log]
+        config = getattr(self.model, "config", None)
+        evaluations = [log for log in self.state.log_history if "eval_loss" in log]
         results, own_metrics = {"epoch": self.state.epoch or 0.0}, {}
         if evaluations:
             figures = {key: value for key, value in evaluations[-1].items() if key.startswith("eval_")}
@@ -345,8 +354,10 @@ class MSLTrainer(Trainer):
             "last": results,
             "license": license,
             "dataset": kwargs.get("dataset") or "images of one's own",
-            "base_model": kwargs.get("finetuned_from") or config.backbone_config.name_or_path or "a network",
-            "num_labels": config.num_labels,
+            "base_model": kwargs.get("finetuned_from")
+            or getattr(getattr(config, "backbone_config", None), "name_or_path", None)
+            or "a network",
+            "num_labels": getattr(config, "num_labels", "several"),
             "train_split": None,
             "selection_split": None,
             "test_split": "eval_dataset" if evaluations else None,
@@ -456,6 +467,30 @@ def check_size(train_dataset, args: MSLTrainingArguments) -> None:
                          f"{way_out if count else ''}")  # fmt: skip
 
 
+def check_weights(checkpoint: Path, model: nn.Module) -> None:
+    """Refuse a checkpoint whose weights are not those of this network; `Trainer` would load those that fit.
+
+    Raises:
+        ValueError: naming the first weight that is missing, or of another shape.
+    """
+    full, adapter = (checkpoint / name for name in (SAFE_WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME))
+    if has_adapters(model) and full.is_file() and not adapter.is_file():
+        raise ValueError(f"{checkpoint}: holds no adapters, as this run trains; it is of a run without lora_rank")
+    if not has_adapters(model) and adapter.is_file() and not full.is_file():
+        raise ValueError(f"{checkpoint}: holds adapters alone; it is of a run with lora_rank")
+    if has_adapters(model) or not full.is_file():
+        return
+    with safe_open(full, "pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    for name, value in model.state_dict().items():
+        if name in found and found[name] != tuple(value.shape):
+            raise ValueError(f"{full}: is of another network: {name} has the shape {found[name]}, not "
+                             f"{tuple(value.shape)}")  # fmt: skip
+    unexpected = sorted(set(found) - set(model.state_dict()))
+    if unexpected:
+        raise ValueError(f"{full}: is of another network, which has {unexpected[0]}")
+
+
 def check_targets(labels: torch.Tensor) -> None:
     """Refuse targets that are neither in [0, 1] nor -100, of which a loss would make nonsense.
 
@@ -477,6 +512,10 @@ def own_names(model: nn.Module) -> nn.Module:
 
     With the wrapper's names for them a saved model could not be loaded, nor a checkpoint into it.
     """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if hasattr(child, "_orig_mod"):
+                setattr(parent, name, own_names(child))
     module = getattr(model, "_orig_mod", None)
     if module is None:
         return model

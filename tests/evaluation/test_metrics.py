@@ -159,7 +159,8 @@ def test_top_k_predicts_those_of_the_best_labels_that_reach_the_threshold():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"top_k": 0}, "top_k must be at least 1"), ({"threshold": 50}, "threshold is a probability in .*, got 50"),
+    [({"top_k": 0}, "top_k must be a whole number"), ({"top_k": 1.5}, "top_k must be a whole number"),
+     ({"top_k": True}, "got True"),  ({"threshold": 50}, "threshold is a probability in .*, got 50"),
      ({"threshold": float("nan")}, "got nan"), ({"threshold": np.array([0.5, -1.0])}, "threshold is a probability")],
 )  # fmt: skip
 def test_senseless_options_are_refused(options, message):

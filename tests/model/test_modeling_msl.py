@@ -254,7 +254,8 @@ def test_thresholds_of_other_classes_are_dropped(options, tiny_model, tmp_path, 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [({"csra_lambda": float("nan")}, "csra_lambda must be a number, got nan"),
-     ({"id2label": {"0": "cat", "1": "dog", "3": "fish"}}, "id2label has no name for class 2 of 3")],
+     ({"id2label": {"0": "cat", "1": "dog", "3": "fish"}}, "id2label has no name for class 2 of 3"),
+     ({"id2label": {"0": "cat", "1": "dog", "2": 7}}, "id2label holds 7; the name of a class is text")],
 )  # fmt: skip
 def test_damaged_configurations_are_named(wrong, message, tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path)
@@ -267,5 +268,15 @@ def test_damaged_configurations_are_named(wrong, message, tiny_model, tmp_path):
 def test_sizes_that_patches_do_not_fill_are_refused_with_the_next_ones(tiny_model):
     with pytest.raises(ValueError, match="image_size 50 is no multiple .* of 8 pixels; the next ones are 48 or 56"):
         tiny_model("timm_vit", image_size=50)
+    with pytest.raises(ValueError, match="image_size 30 .* the next ones are 24 or 32"):
+        tiny_model("hf_vit", image_size=30)
     with pytest.raises(ValueError, match="image_size 5 .* the next ones are 8"):
         tiny_model("timm_vit", image_size=(32, 5))
+
+
+def test_thresholds_that_are_given_count(tiny_model, tmp_path):
+    model = tiny_model()
+    model.config.thresholds = [0.2, 0.5, 0.8]
+    model.save_pretrained(tmp_path)
+    given = {"num_labels": 2, "thresholds": [0.3, 0.4], "ignore_mismatched_sizes": True}
+    assert MSLForImageClassification.from_pretrained(tmp_path, **given).config.thresholds == [0.3, 0.4]

@@ -156,6 +156,11 @@ def test_senseless_bases_are_refused(tmp_path, text, flags, message):
         parse_arguments(["--config", str(tmp_path / "b.yaml"), "--output_dir", "out", *flags], "")
 
 
+def test_a_base_in_place_of_another_has_to_say_as_much():
+    with pytest.raises(RunError, match="--base .*reference.yaml sets nothing for backbone, .*voc20.yaml does"):
+        parse("voc20_plus", "--base", str(CONFIGS["reference"]))
+
+
 def test_a_base_needs_a_configuration():
     with pytest.raises(RunError, match="--base takes the place of the base of a configuration"):
         parse_arguments(["--base", "a.yaml", "--output_dir", "out"], "")

@@ -230,3 +230,8 @@ def test_masks_that_a_model_has_seen_are_named(run, saved, scenes, tmp_path, cap
     report = run("--data_dir", scenes, "--model", *folders, "--masks", tmp_path / "models" / ".." / "masks")
     assert [model["masks_seen_in_training"] for model in report["models"].values()] == [False, True, True, False]
     assert capsys.readouterr().out.count("was trained with all masks of") == 2
+    shutil.copytree(folders[1], folders[1] / "last", ignore=lambda *_: ["run.json"])
+    shutil.copytree(tmp_path / "masks", tmp_path / "masks" / "sub")
+    for model, masks in ((folders[1] / "last", "masks"), (folders[1], "masks/sub")):
+        run("--data_dir", scenes, "--model", model, "--masks", tmp_path / masks)
+        assert "was trained with all masks of" in capsys.readouterr().out

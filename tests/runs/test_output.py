@@ -140,3 +140,44 @@ def test_deep_json_is_a_message(tmp_path):
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(RunError, match="a.json: is not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"a"'])
+@pytest.mark.parametrize("name", ["trainer_state.json", "run.json", "config.json"])
+def test_a_checkpoint_with_another_kind_of_json_is_left_for_the_one_before(name, content, tmp_path, capsys):
+    make_checkpoint(tmp_path / "checkpoint-90")
+    make_checkpoint(tmp_path / "checkpoint-100")
+    (tmp_path / "checkpoint-100" / name).write_text(content)
+    assert find_checkpoint(str(tmp_path), "true", SETTINGS) == str(tmp_path / "checkpoint-90")
+    assert "checkpoint-100: half-written checkpoint" in capsys.readouterr().out
+
+
+def test_a_checkpoint_damaged_in_the_middle_or_without_its_average(tmp_path, capsys):
+    make_checkpoint(tmp_path / "checkpoint-90", settings='{"ema_decay": 0.5}')
+    make_checkpoint(tmp_path / "checkpoint-80", settings='{"ema_decay": 0.0}')
+    file = tmp_path / "checkpoint-80" / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[1500:1600] = b"x" * 100
+    file.write_bytes(content)
+    for name, reason in (("checkpoint-90", "averaged.safetensors"), ("checkpoint-80", "optimizer.pt")):
+        with pytest.raises(RunError, match=f"{reason} is missing or cut off"):
+            find_checkpoint(str(tmp_path), str(tmp_path / name), {})
+
+
+def test_a_run_that_fails_at_its_start_leaves_no_note(tmp_path):
+    with pytest.raises(KeyError), claimed_output_dir(arguments(tmp_path, "--backbone", "net")):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyError), claimed_output_dir(arguments(tmp_path, "--backbone", "other")):
+        (tmp_path / "checkpoint-1").mkdir()
+        raise KeyError
+    assert (tmp_path / "run.json").is_file()
+
+
+def test_training_never_overwrites_results(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"models": {}}')
+    with pytest.raises(RunError, match="already holds a model, checkpoints or results of something else"):
+        check_output_dir(arguments(tmp_path, "--backbone", "net"))
+    (tmp_path / "metrics.json").write_text("3")
+    with pytest.raises(RunError, match="metrics.json: holds a JSON value of the wrong kind"):
+        check_results_folder(tmp_path, "models")

@@ -16,7 +16,7 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from exports import EXPORTS
 from PIL import Image
-from transformers import pipeline
+from transformers import ViTImageProcessor, pipeline
 
 from msl_hf.data import build_processor
 from msl_hf.runs import predict as predict_module
@@ -178,6 +178,10 @@ def test_files_round_trip(tmp_path):
         ({"output": "labels.txt"}, "ends in .jsonl, .csv, .parquet, got"),
         ({"threshold": 50}, "score in"),
         ({"batch_size": 0}, "at least 1"),
+        ({"num_workers": -1}, "--num_workers must not be negative"),
+        ({"cpu_threads": 0}, "--cpu_threads must be at least 1"),
+        ({"images": [""]}, "--images holds an empty name"),
+        ({"output": "a" * 201 + ".csv"}, "too long"),
     ],
 )
 def test_wrong_arguments(wrong, message, photos):
@@ -398,3 +402,64 @@ def test_killed_at_random_moments_every_image_has_one_row(processes, kind, photo
     expected = {str(file) for file in (photos / "photos").rglob("*.png")} - {str(photos / "photos" / "3.png")}
     assert grown > 0 and len(rows) == len(expected) and {row["image"] for row in rows} == expected
     assert not list((photos / "out").glob(".*"))
+
+
+def test_relative_names_are_those_of_the_folder_that_they_began_in(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    predict(arguments(photos, images=["photos"]))
+    monkeypatch.chdir(photos / "out")
+    with pytest.raises(RunError, match="names images from within .*, such as photos/0.png, which is none here"):
+        predict(arguments(photos, images=["../photos"]))
+    monkeypatch.chdir(photos)
+    (photos / "moved").mkdir()
+    for name in ("photos", "out"):
+        (photos / name).rename(photos / "moved" / name)
+    monkeypatch.chdir(photos / "moved")  # everything has moved: nothing is lost
+    settings = arguments(photos, images=["photos"])
+    settings.output = str(photos / "moved" / "out" / "labels.jsonl")
+    assert predict(settings)["num_images"] == 6
+
+
+def test_other_precision_is_another_output(photos):
+    predict(arguments(photos))
+    with pytest.raises(RunError, match="with --bf16 False, not True"):
+        predict(arguments(photos, bf16=True))
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        ("csv", 'image,labels,scores\n1.png,["a\n'),
+        ("csv", "a,b\n1,2\n"),
+        ("parquet", "PAR1"),
+        ("csv", "image,la\n1,2\n"),
+    ],
+)
+def test_an_output_that_is_damaged_is_a_message(ending, content, photos):
+    predict(arguments(photos, f"labels.{ending}"))
+    (photos / "out" / f"labels.{ending}").write_text(content)
+    with pytest.raises(RunError, match="cannot be read as an output of this command .*; remove it to start anew"):
+        predict(arguments(photos, f"labels.{ending}"))
+
+
+def test_settings_that_are_damaged_are_a_message_or_cost_the_stamps(photos):
+    predict(arguments(photos))
+    noted = photos / "out" / "labels.jsonl.run.json"
+    noted.write_text(json.dumps({**json.loads(noted.read_text()), "stamps": 5}))
+    assert predict(arguments(photos))["num_images"] == 6
+    noted.write_text("[1]")
+    with pytest.raises(RunError, match="run.json: holds a JSON value of the wrong kind"):
+        predict(arguments(photos))
+
+
+def test_a_prediction_that_fails_at_its_start_leaves_nothing(photos, monkeypatch):
+    monkeypatch.setattr(predict_module, "_predict_batch", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(arguments(photos))
+    assert not list((photos / "out").iterdir())
+
+
+def test_processors_that_make_images_of_several_sizes_are_refused(photos):
+    ViTImageProcessor(size={"shortest_edge": 32}).save_pretrained(photos / "model")
+    with pytest.raises(RunError, match="resizes to {'shortest_edge': 32}, so that images keep different sizes"):
+        predict(arguments(photos))

@@ -135,3 +135,66 @@ def test_visible_patches_of_a_model_that_is_made_later(tiny_model, tmp_path):
     assert trainer.state.global_step == 3
     with pytest.raises(ValueError, match="masked_forward='visible'"):
         MSLTrainer(None, arguments(tmp_path, **settings), BANK, model_init=lambda: tiny_model())
+
+
+def test_an_optimizer_made_before_the_adapters_is_refused(tiny_model, tmp_path):
+    model = tiny_model("timm_vit")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="knows nothing of the adapters"):
+        MSLTrainer(model, arguments(tmp_path), BANK, optimizers=(optimizer, None))
+    adapted = MSLTrainer(tiny_model("timm_vit"), arguments(tmp_path), BANK).model
+    with pytest.raises(ValueError, match="the model has adapters already"):
+        MSLTrainer(adapted, arguments(tmp_path), BANK)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"per_device_train_batch_size": 64}, "16 training images do not fill one batch of 64"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 would have no effect"),
+        ({"ema_decay": 2.0}, "ema_decay must lie in"),
+        ({"masked_forward": "foo"}, "masked_forward must be one of"),
+        ({"classification_loss": "foo"}, "classification_loss must be one of"),
+        ({"mask_augmentation": 0.5}, "mask_augmentation replaces the masked branch"),
+        ({"lora_rank": -2}, "lora_rank must be at least 0"),
+    ],
+)
+def test_trials_are_checked_as_arguments_are(wrong, message, tiny_model, tmp_path):
+    trainer = MSLTrainer(None, arguments(tmp_path, lora_rank=0), BANK, model_init=lambda: tiny_model("timm_vit"),
+                         train_dataset=Images(16), eval_dataset=Images(16))  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        trainer.hyperparameter_search(lambda trial: wrong, n_trials=1, direction="minimize", backend="optuna")
+
+
+def test_the_rank_of_a_trial_is_that_of_its_adapters(tiny_model, tmp_path):
+    ranks = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            ranks.append((args.lora_rank, model.peft_config["default"].r))
+
+    trainer = MSLTrainer(None, arguments(tmp_path, lora_rank=1), BANK, model_init=lambda: tiny_model("timm_vit"),
+                         train_dataset=Images(16), eval_dataset=Images(16), callbacks=[Look()])  # fmt: skip
+    sampler = optuna.samplers.GridSampler({"rank": [2, 3]})
+    trainer.hyperparameter_search(lambda trial: {"lora_rank": trial.suggest_int("rank", 2, 3)}, n_trials=2,
+                                  direction="minimize", backend="optuna", sampler=sampler)  # fmt: skip
+    assert sorted(ranks) == [(2, 2), (3, 3)]
+
+
+def test_checkpoints_of_another_kind_of_run_are_refused(tiny_model, tmp_path):
+    saved = {"save_strategy": "steps", "save_steps": 3, "max_steps": 3}
+    for rank in (0, 2):
+        trainer = MSLTrainer(tiny_model("timm_vit"), arguments(tmp_path / str(rank), lora_rank=rank, **saved), BANK,
+                             train_dataset=Images(16))  # fmt: skip
+        trainer.train()
+    for rank, other, message in ((0, 2, "holds adapters alone"), (2, 0, "holds no adapters")):
+        trainer = MSLTrainer(
+            tiny_model("timm_vit"), arguments(tmp_path, lora_rank=rank), BANK, train_dataset=Images(16)
+        )
+        with pytest.raises(ValueError, match=message):
+            trainer.train(resume_from_checkpoint=str(tmp_path / str(other) / "run" / "checkpoint-3"))
+    for network, message in (({}, "is of another network, which has"), ({"head": "linear"}, "is of another network")):
+        model = tiny_model("timm_resnet" if not network else "timm_vit", **network)
+        trainer = MSLTrainer(model, arguments(tmp_path, lora_rank=0), BANK, train_dataset=Images(16))
+        with pytest.raises(ValueError, match=message):
+            trainer.train(resume_from_checkpoint=str(tmp_path / "0" / "run" / "checkpoint-3"))

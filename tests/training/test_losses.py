@@ -164,7 +164,7 @@ def test_settings_of_the_asymmetric_loss_reach_the_trainer(tmp_path):
     args = MSLTrainingArguments(str(tmp_path), classification_loss="asl", asl_gamma_neg=2, asl_gamma_pos=1, asl_clip=0)
     loss = MSLTrainer(torch.nn.Linear(1, 1), args, MaskBank.patches(), Statistics()).loss.classification_loss
     assert (loss.gamma_neg, loss.gamma_pos, loss.clip) == (2, 1, 0)
-    with pytest.raises(ValueError, match="asl_clip must not be negative, and a clip lies below 1, got 1.5"):
+    with pytest.raises(ValueError, match="asl_clip is a probability below 1, got 1.5"):
         MSLTrainingArguments(str(tmp_path), asl_clip=1.5)
 
 

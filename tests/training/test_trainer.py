@@ -493,3 +493,37 @@ def test_settings_of_trainer_change_the_weights(changed, make_trainer, tiny_mode
         trainer.train()
         results.append(weights(trainer.model))
     assert not torch.equal(*results)
+
+
+def test_a_compiled_backbone_keeps_the_names_of_its_parameters(make_trainer, tiny_model, tmp_path):
+    model = tiny_model()
+    model.backbone = torch.compile(model.backbone, backend="eager")
+    trainer = make_trainer(model)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "saved")
+    assert torch.equal(weights(saved), weights(trainer.model)) and len(weights(saved)) == len(weights(tiny_model()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("per_device_train_batch_size", 0), ("gradient_accumulation_steps", 0), ("lr_step_epochs", 0),
+     ("dataloader_num_workers", -1), ("asl_gamma_neg", float("nan"))],
+)  # fmt: skip
+def test_numbers_below_their_least_are_refused(name, value, tmp_path):
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
+        MSLTrainingArguments(str(tmp_path), **{name: value})
+
+
+def test_the_card_of_any_network(tmp_path):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(3, 3)
+
+        def forward(self, pixel_values, labels=None):
+            return {"logits": self.head(pixel_values.mean(dim=(2, 3)))}
+
+    args = MSLTrainingArguments(str(tmp_path / "run"), use_cpu=True, mask_fill="zero")
+    MSLTrainer(Network(), args, BANK, train_dataset=Images(16)).create_model_card()
+    assert "classifier (several classes) on a network" in (tmp_path / "run" / "README.md").read_text()

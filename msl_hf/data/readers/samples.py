@@ -1,6 +1,5 @@
 """What every reader makes of its files: samples, which become a `DatasetDict` of the schema."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..schema import DataError, make_features
 
 logger = logging.get_logger(__name__)
 
+LARGEST_SIDE = 1e9  # pixels; NaN is no number below it, either
 PROPERTIES = ("area", "truncated", "difficult", "crowd", "visible")  # of an object, None where they are not known
 
 
@@ -97,8 +97,8 @@ def to_datasets(splits: Mapping[str, Sequence[Sample]], class_names: Sequence[st
 
 
 def is_box(bbox: Sequence[float]) -> bool:
-    """Whether [x, y, w, h] are numbers of an area."""
-    return len(bbox) == 4 and all(map(math.isfinite, bbox)) and bbox[2] > 0 and bbox[3] > 0
+    """Whether [x, y, w, h] are numbers of pixels, which cover an area."""
+    return len(bbox) == 4 and all(abs(side) < LARGEST_SIDE for side in bbox) and bbox[2] > 0 and bbox[3] > 0
 
 
 def known_and_unknown(
