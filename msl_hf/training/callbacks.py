@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -20,17 +19,16 @@ class SetEpoch(TrainerCallback):
     `Trainer` itself does so for data sets, in a single process only.
 
     Args:
-        listeners: Gives what is to be told; those with a method `set_epoch` are.
+        listeners: Those with a method `set_epoch` are told.
     """
 
-    def __init__(self, listeners: Callable[[], Iterable]):
-        self.listeners = listeners
+    def __init__(self, *listeners):
+        self.listeners = [listener for listener in listeners if hasattr(listener, "set_epoch")]
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # At the begin of an epoch state.epoch is whole, but for a run resumed within one.
-        for listener in self.listeners():
-            if hasattr(listener, "set_epoch"):
-                listener.set_epoch(int((state.epoch or 0) + 1e-6))
+        for listener in self.listeners:
+            listener.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class SaveBestModel(TrainerCallback):

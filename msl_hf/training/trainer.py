@@ -86,7 +86,7 @@ class MSLTrainer(Trainer):
         self.masks, self.pos_weight, self.peft_config = masks, pos_weight, peft_config
         self.image_mean = getattr(processing_class, "image_mean", None)
         self.image_std = getattr(processing_class, "image_std", None)
-        self.args, self.weight_average, self._loss_settings = args, None, None
+        self.args, self._loss_settings, self._own_callbacks = args, None, []
         if (peft_config is not None or args.lora_rank) and kwargs.get("optimizers", (None, None))[0] is not None:
             raise ValueError("an optimizer that is given knows nothing of the adapters, which are made after it; "
                              "pass optimizer_cls_and_kwargs instead")  # fmt: skip
@@ -95,7 +95,6 @@ class MSLTrainer(Trainer):
             model = self._with_adapters(own_names(model))
         super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
         self.eval_data_collator = eval_data_collator or self.data_collator
-        self.add_callback(SetEpoch(lambda: (self.train_dataset, self.loss.classification_loss)))
         self._bind()
 
     def _set_loss(self) -> None:
@@ -164,11 +163,14 @@ class MSLTrainer(Trainer):
         if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
             raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
                              "MSLForImageClassification on a plain ViT of timm can; use 'auto'")  # fmt: skip
-        if self.weight_average is not None:
-            self.remove_callback(self.weight_average)
+        for callback in self._own_callbacks:
+            self.remove_callback(callback)
         self.weight_average = WeightAverage(model, args.ema_decay) if args.ema_decay else None
-        if self.weight_average is not None:
-            self.add_callback(self.weight_average)
+        # None of them holds the trainer: in a circle of references the loader's workers would outlive it.
+        self._own_callbacks = [SetEpoch(self.train_dataset, self.loss.classification_loss)]
+        self._own_callbacks += [self.weight_average] if self.weight_average is not None else []
+        for callback in self._own_callbacks:
+            self.add_callback(callback)
         self._micro_step = (-1, 0)  # optimizer step, and the number of the micro-batch within it
         self._component_sums: dict[str, torch.Tensor] = {}
         self._component_count = 0

@@ -152,7 +152,7 @@ def test_broken_images_stop_the_run_or_are_dropped(recipe, tmp_path, scenes, cap
     later = ["--data_dir", str(broken), "--output_dir", str(tmp_path / "later"), "--check_images", "false"]
     with pytest.raises(SystemExit, match=f"{images[2].name}|{images[5].name}"):
         recipe(*later)
-    assert (tmp_path / "later" / "run.json").exists()  # found when it was read
+    assert not list((tmp_path / "later").iterdir())  # the mended command may use the folder
 
 
 def launch(*flags, launcher=("accelerate.commands.launch",)) -> subprocess.Popen:

@@ -1,4 +1,5 @@
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -527,3 +528,9 @@ def test_the_card_of_any_network(tmp_path):
     args = MSLTrainingArguments(str(tmp_path / "run"), use_cpu=True, mask_fill="zero")
     MSLTrainer(Network(), args, BANK, train_dataset=Images(16)).create_model_card()
     assert "classifier (several classes) on a network" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_trainer_is_gone_with_its_last_reference(make_trainer):
+    """In a circle of references its loader's workers would be ended late, after five seconds of waiting for each."""
+    trainer = weakref.ref(make_trainer(ema_decay=0.5))
+    assert trainer() is None
