@@ -190,7 +190,7 @@ def parse_flags(argv: Sequence[str], description: str, *groups: type, without_da
         *parsed, unknown = parser.parse_args_into_dataclasses(
             args=flags, return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:
+    except (ValueError, ImportError, OSError) as error:  # a package, or a file, that an argument asks for
         raise RunError(str(error)) from error
     if unknown:
         raise RunError(f"unknown arguments: {' '.join(unknown)} (see --help)")
