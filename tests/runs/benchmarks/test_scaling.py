@@ -1,3 +1,4 @@
+import pytest
 from PIL import Image
 
 from msl_hf.runs.benchmarks import scaling
@@ -20,6 +21,7 @@ def test_every_point_is_measured_by_itself(monkeypatch, tmp_path):
     assert Image.open(tmp_path / "scaling.png").size[0] > 1000
 
 
+@pytest.mark.slow
 def test_a_point():
     point = scaling.measure_point("lite0_224", "ours", 1, True, 0, batch_size=1, image_size=64, num_labels=5)
     assert point["images_per_second"] > 0 and point["memory_mb"] > 0
