@@ -374,8 +374,8 @@ def test_another_process_at_the_same_output_is_refused(photos):
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
 def test_killed_at_random_moments_every_image_has_one_row(processes, kind, photos):
-    for number in range(7, 200):
-        Image.new("RGB", (40, 40), (number, 0, 0)).save(photos / "photos" / f"{number}.png")
+    for number in range(7, 1500):  # more than are done before the signal comes
+        Image.new("RGB", (40, 40), (number % 256, number // 256, 0)).save(photos / "photos" / f"{number}.png")
     recipe = str(Path(__file__).parents[2] / "recipes" / "predict.py")
     launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"] if processes == 2 else []
     command = [sys.executable, *launch, recipe, "--model", str(photos / "model"), "--images", str(photos / "photos"),
