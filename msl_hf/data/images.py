@@ -90,7 +90,7 @@ def read_image(row: Mapping, least_size: tuple[int, int] | None = None) -> Image
 def _opened(row: Mapping) -> Iterator[Image.Image]:
     image_endings()  # makes HEIF known, where it can be read
     source = row["image"].get("bytes")
-    if source is None and os.path.exists(row["image"]["path"]) and not os.path.isfile(row["image"]["path"]):
+    if source is None and not os.path.isfile(row["image"]["path"]) and os.path.exists(row["image"]["path"]):
         raise OSError("it is no regular file")  # opening a pipe would wait for somebody to write
     with Image.open(io.BytesIO(source) if source is not None else row["image"]["path"]) as image:
         yield image

@@ -183,7 +183,9 @@ class MSLTrainer(Trainer):
             ValueError: where the images are fewer than one step takes, or a checkpoint is of another network.
         """
         check_size(self.train_dataset, self.args)
-        if isinstance(resume_from_checkpoint, str | os.PathLike):
+        # Sharded weights are loaded in another way, and their model may hold parts alone.
+        is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if isinstance(resume_from_checkpoint, str | os.PathLike) and not is_sharded:
             check_weights(Path(resume_from_checkpoint), self.model)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -491,6 +493,11 @@ def check_weights(checkpoint: Path, model: nn.Module) -> None:
     unexpected = sorted(set(found) - set(model.state_dict()))
     if unexpected:
         raise ValueError(f"{full}: is of another network, which has {unexpected[0]}")
+    # Weights that share their memory are stored once.
+    there = {value.data_ptr() for name, value in model.state_dict().items() if name in found}
+    missing = [name for name, value in model.state_dict().items() if value.data_ptr() not in there]
+    if missing:
+        raise ValueError(f"{full}: is of another network, which has no {missing[0]}")
 
 
 def check_targets(labels: torch.Tensor) -> None:

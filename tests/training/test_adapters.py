@@ -2,12 +2,14 @@ import optuna
 import peft
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import BANK, Images
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from msl_hf import MSLTrainer, MSLTrainingArguments
 from msl_hf.training.adapters import is_head_parameter, merged
 from msl_hf.training.callbacks import SaveBestModel
+from msl_hf.training.trainer import check_weights
 
 
 def arguments(tmp_path, **settings) -> MSLTrainingArguments:
@@ -193,8 +195,24 @@ def test_checkpoints_of_another_kind_of_run_are_refused(tiny_model, tmp_path):
         )
         with pytest.raises(ValueError, match=message):
             trainer.train(resume_from_checkpoint=str(tmp_path / str(other) / "run" / "checkpoint-3"))
-    for network, message in (({}, "is of another network, which has"), ({"head": "linear"}, "is of another network")):
-        model = tiny_model("timm_resnet" if not network else "timm_vit", **network)
+    networks = (
+        ("timm_resnet", {}, "is of another network, which has backbone"),
+        ("timm_vit", {"head": "linear"}, "is of another network: head.weight has the shape"),
+        ("timm_vit_pooled", {}, "is of another network"),
+    )
+    for name, network, message in networks:
+        model = tiny_model(name, **network)
         trainer = MSLTrainer(model, arguments(tmp_path, lora_rank=0), BANK, train_dataset=Images(16))
         with pytest.raises(ValueError, match=message):
             trainer.train(resume_from_checkpoint=str(tmp_path / "0" / "run" / "checkpoint-3"))
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(tiny_model, tmp_path):
+    model = tiny_model()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    check_weights(tmp_path, model)
+    del state["head.weight"]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="is of another network, which has no head.weight"):
+        check_weights(tmp_path, model)

@@ -403,7 +403,7 @@ def rates(trainer) -> dict[str, float]:
     return {names[p]: group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
 
 
-def test_the_optimizer_that_was_given_keeps_its_rate(make_trainer, tiny_model, tmp_path):
+def test_the_optimizer_that_was_given_keeps_its_rate(tiny_model, tmp_path):
     args = MSLTrainingArguments(str(tmp_path), use_cpu=True, mask_fill="zero")
     chosen = (torch.optim.SGD, {"lr": 0.5, "momentum": 0.8})
     trainer = MSLTrainer(tiny_model(), args, BANK, train_dataset=Images(16), optimizer_cls_and_kwargs=chosen)
@@ -430,7 +430,7 @@ def test_a_compiled_model_keeps_the_rate_of_its_head(make_trainer, tiny_model, t
     assert torch.equal(weights(saved), weights(model))
 
 
-def test_a_loss_function_beside_the_loss_is_refused(make_trainer, tiny_model, tmp_path):
+def test_a_loss_function_beside_the_loss_is_refused(tiny_model, tmp_path):
     args = MSLTrainingArguments(str(tmp_path), use_cpu=True, mask_fill="zero")
     with pytest.raises(ValueError, match="compute_loss_func would never be called"):
         MSLTrainer(tiny_model(), args, BANK, compute_loss_func=lambda *args, **kwargs: 0)
@@ -487,7 +487,7 @@ def test_settings_without_effect_are_refused_by_name(name, value, tmp_path):
      {"optim": "adafactor"}],
     ids=lambda changed: next(iter(changed)),
 )  # fmt: skip
-def test_settings_of_trainer_change_the_weights(changed, make_trainer, tiny_model):
+def test_settings_of_trainer_change_the_weights(changed, make_trainer):
     results = []
     for settings in ({}, changed):
         trainer = make_trainer(**{"max_steps": 3, "optim": "adamw_torch", "warmup_steps": 0, **settings})
