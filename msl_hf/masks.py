@@ -74,11 +74,12 @@ def apply_mask(
     if image_mean is None or image_std is None:
         raise ValueError("apply_mask needs image_mean and image_std for fill='black' or keep_value != 1; "
                          "pass those of the image processor, or use fill='zero' with keep_value=1")  # fmt: skip
+    image_mean, image_std = list(image_mean), list(image_std)
     if not math.isfinite(keep_value) or not all(map(math.isfinite, image_mean)) or not all(image_std):
-        raise ValueError(f"image_mean and keep_value must be numbers, and image_std not 0, got {list(image_mean)}, "
-                         f"{keep_value} and {list(image_std)}")  # fmt: skip
-    mean = pixel_values.new_tensor(list(image_mean)).view(1, -1, 1, 1)
-    std = pixel_values.new_tensor(list(image_std)).view(1, -1, 1, 1)
+        raise ValueError(f"image_mean and keep_value must be numbers, and image_std not 0, got {image_mean}, "
+                         f"{keep_value} and {image_std}")  # fmt: skip
+    mean = pixel_values.new_tensor(image_mean).view(1, -1, 1, 1)
+    std = pixel_values.new_tensor(image_std).view(1, -1, 1, 1)
     black = -mean / std
     removed = black if fill == "black" else torch.zeros_like(black)
     # In [0, 1] space x * v; back in normalised space that is x * v + black * (1 - v).

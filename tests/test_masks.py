@@ -331,6 +331,12 @@ def test_statistics_that_are_no_numbers_are_refused(wrong):
         apply_mask(torch.ones(1, 3, 4, 4), keep, **{"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **wrong})
 
 
+def test_statistics_may_come_from_any_iterable():
+    keep = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    black = apply_mask(torch.ones(1, 3, 4, 4), keep, iter([0.5, 0.25, 0.75]), iter([0.5] * 3))
+    assert black[0, :, 0, 0].tolist() == [-1.0, -0.5, -1.5]
+
+
 def test_sizes_without_a_pixel_are_refused():
     for bank in (MaskBank(np.ones((2, 4, 4), dtype=bool)), MaskBank.patches()):
         for size in (0, -8, (4, 0)):

@@ -236,15 +236,15 @@ def load_masks(masks: MaskArguments, has_test: bool = True) -> tuple[MaskBank, M
     elsewhere (what of them is in the folder as well does not train).
     """
     bank = mask_bank(masks.masks, masks.mask_hole, masks.hole_ratio)
-    train, test = bank.split(0.5)
+    whole = uses_whole_folder(masks, has_test)
+    if whole and not has_test:
+        return bank, bank  # the second tests nothing
+    train = bank if whole else bank.split(0.5)[0]
     source, interval = masks.eval_masks or masks.masks, masks.eval_hole_ratio or masks.hole_ratio
-    if uses_whole_folder(masks, has_test):
-        train = bank
-    if (source, interval) != (masks.masks, masks.hole_ratio):
-        test = mask_bank(source, masks.mask_hole, interval).split(0.5)[1]
-        if source not in GENERATED:
-            train = train.without(test)
-    return train, test
+    if (source, interval) == (masks.masks, masks.hole_ratio):
+        return train, bank.split(0.5)[1]
+    test = mask_bank(source, masks.mask_hole, interval).split(0.5)[1]
+    return (train if source in GENERATED and source != masks.masks else train.without(test)), test
 
 
 def uses_whole_folder(masks: MaskArguments, has_test: bool = True) -> bool:

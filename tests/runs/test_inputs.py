@@ -91,7 +91,13 @@ def test_evaluation_masks_are_never_training_masks(tmp_path):
     generated, same_test = load_masks(MaskArguments(masks="patches", eval_masks=str(tmp_path)))
     assert same_test.hole_ratios.tolist() == test.hole_ratios.tolist()
     # Nothing of a folder is kept from training where its test is none, or comes from elsewhere.
-    assert len(load_masks(MaskArguments(masks=str(tmp_path)), has_test=False)[0]) == 6
+    for more in ({}, {"eval_hole_ratio": [0.54, 0.6]}, {"eval_masks": str(tmp_path)}):
+        assert len(load_masks(MaskArguments(masks=str(tmp_path), **more), has_test=False)[0]) == 6
+    (tmp_path / "one").mkdir()
+    shutil.copy(tmp_path / "1.png", tmp_path / "one" / "1.png")
+    single = MaskArguments(masks=str(tmp_path / "one"), eval_masks="generated")
+    assert len(load_masks(single)[0]) == 1 and load_masks(single, has_test=False)[0].hole_ratios.numel() == 1
+    shutil.rmtree(tmp_path / "one")
     whole, other_test = load_masks(MaskArguments(masks=str(tmp_path), eval_masks="generated"))
     assert len(whole) == 6 and len(other_test) == 1000
     shutil.copytree(tmp_path, copies := tmp_path.parent / f"{tmp_path.name}-copies")
