@@ -1,8 +1,9 @@
 # Each target makes .venv first, where it is missing or older than the requirements.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+OLDEST_PYTHON ?= $(shell command -v python3.10 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo app test test-all lint
+.PHONY: install demo app test test-all test-oldest lint
 
 install: .venv/installed
 
@@ -21,13 +22,22 @@ outputs/demo-plain/metrics.json:
 	$(BIN)/accelerate launch recipes/train_voc.py --loss_weights 1 0 0 --output_dir outputs/demo-plain
 
 app: install outputs/demo/metrics.json outputs/demo-plain/metrics.json
-	$(BIN)/python recipes/app/app.py
+	$(BIN)/msl-hf app --models MSL=outputs/demo plain=outputs/demo-plain
 
 test: install
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: install
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+# The fast tests on the oldest versions that pyproject.toml admits, in an environment of their own.
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -n 2 -m "not slow"
+
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -c constraints-oldest.txt -e ".[peft]" optuna pytest pytest-xdist
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,9 +1,15 @@
 """Masked Supervised Learning for multi-label image classification with Hugging Face."""
 
-from .evaluation.metrics import multilabel_metrics
-from .masks import MaskBank, apply_mask
-from .model import MSLConfig, MSLForImageClassification
-from .training import MSLLoss, MSLTrainer, MSLTrainingArguments
+# isort: off
+from .cores import share_cores
+
+SHARES_CORES = share_cores()  # before torch is imported
+# isort: on
+
+from .evaluation.metrics import multilabel_metrics  # noqa: E402
+from .masks import MaskBank, apply_mask  # noqa: E402
+from .model import MSLConfig, MSLForImageClassification  # noqa: E402
+from .training import MSLLoss, MSLTrainer, MSLTrainingArguments  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of a Hugging Face library
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and of torch: tests run in several processes
 
 from pathlib import Path
 

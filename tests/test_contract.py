@@ -87,7 +87,7 @@ def test_flags_of_the_other_recipes(arguments):
 def test_trainer_takes_what_a_trainer_takes():
     taken = inspect.signature(MSLTrainer.__init__).parameters
     assert "processing_class" in taken and taken["kwargs"].kind is inspect.Parameter.VAR_KEYWORD
-    assert MSLTrainingArguments("unused", use_cpu=True).loss_weights == [0.3, 0.2, 0.5]
+    assert MSLTrainingArguments("unused", use_cpu=True).loss_weights == [0.6, 0.4, 0.0]
 
 
 def test_shapes_types_and_keys(tiny_model):

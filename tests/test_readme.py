@@ -38,7 +38,7 @@ def blocks() -> list[tuple[str, str]]:
 
 def commands() -> list[str]:
     lines = [line for language, code in blocks() if not language for line in code.replace("\\\n", " ").splitlines()]
-    starts = ("accelerate launch", "python ", "make ", "pip ", "source ")
+    starts = ("accelerate launch", "msl-hf ", "python ", "make ", "pip ", "source ")
     return [" ".join(line.split("#")[0].split()) for line in lines if line.startswith(starts)]
 
 

@@ -40,6 +40,19 @@ def make_features(class_names: Sequence[str], ignored: bool = False, objects: bo
     return Features(columns)
 
 
+def is_schema(dataset) -> bool:
+    """Whether a `datasets.Dataset` or stream has the columns of the schema, as the loaders here give them."""
+    from datasets import Value
+
+    features = dataset.features or {}
+    own = make_features([])
+    kinds = {name: type(features.get(name)) for name in own}
+    if kinds != {name: type(feature) for name, feature in own.items()}:
+        return False
+    labels = features["labels"].feature
+    return hasattr(labels, "names") and features["image_id"] == Value("string")
+
+
 def class_names_of(dataset) -> list[str]:
     """The class names of a `datasets.Dataset` of the schema, in the order of their indices."""
     return list(dataset.features["labels"].feature.names)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from inspect import signature
 
 import numpy as np
 import torch
@@ -159,11 +160,11 @@ class StreamedImages(IterableDataset):
         # do so with strings.
         self.with_ids = "WORLD_SIZE" not in os.environ
         if shuffle_buffer:
+            shuffle = self.images.dataset.shuffle
             # datasets would read ten files at a time, and hold all of each: 3.7 GB in every worker for files of 190 MB
-            # instead of 1.3 GB.
-            self.images.dataset = self.images.dataset.shuffle(
-                seed=self.images.seed, buffer_size=shuffle_buffer, max_buffer_input_shards=2
-            )
+            # instead of 1.3 GB. Its versions before 5 read one.
+            few = {"max_buffer_input_shards": 2} if "max_buffer_input_shards" in signature(shuffle).parameters else {}
+            self.images.dataset = shuffle(seed=self.images.seed, buffer_size=shuffle_buffer, **few)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the order and the augmentation of this epoch from now on."""

@@ -3,6 +3,7 @@
 No `from __future__ import annotations` here: it breaks `AutoModel.register`.
 """
 
+import copy
 import inspect
 import math
 import os
@@ -108,7 +109,7 @@ class MSLForImageClassification(PreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        backbone: str | os.PathLike,
+        backbone: str | os.PathLike | PreTrainedModel,
         label_names: list[str],
         head: str = "csra",
         num_heads: int = 1,
@@ -120,7 +121,8 @@ class MSLForImageClassification(PreTrainedModel):
 
         Args:
             backbone: Hub id or folder of an image model: `"timm/resnet101.tv_in1k"`, `"facebook/dinov2-base"`, ...
-                With `pretrained=False` also the bare name of a timm architecture.
+                With `pretrained=False` also the bare name of a timm architecture. Or the model itself, as `AutoModel`
+                loads it, whose weights are copied.
             label_names: The class names in order; C of them.
             head: `"csra"`, `"linear"` or `"ml_decoder"`.
             num_heads: Number of CSRA heads: 1, 2, 4, 6 or 8.
@@ -133,8 +135,10 @@ class MSLForImageClassification(PreTrainedModel):
             ValueError: where class names are missing or repeat, or the backbone cannot be used.
         """
         id2label = _id2label(label_names)
-        backbone = os.fspath(backbone)
-        if pretrained:
+        backbone = backbone if isinstance(backbone, PreTrainedModel) else os.fspath(backbone)
+        if isinstance(backbone, PreTrainedModel):
+            source, backbone_config = (backbone if pretrained else None), copy.deepcopy(backbone.config)
+        elif pretrained:
             verbosity = logging.get_verbosity()
             logging.set_verbosity_error()  # the report that the ImageNet classifier was left out
             try:
@@ -148,7 +152,7 @@ class MSLForImageClassification(PreTrainedModel):
             source = None
             backbone_config = _config_without_weights(backbone)
         backbone_config.num_labels = 0  # ImageNet's class names have no place in the saved configuration
-        if os.path.isdir(backbone):
+        if isinstance(backbone, str) and os.path.isdir(backbone):
             backbone_config.name_or_path = os.path.basename(os.path.abspath(backbone))  # not where the user keeps it
         size = _own_size(source if source is not None else backbone_config) if image_size is None else image_size
         height, width = (size, size) if isinstance(size, int) else size

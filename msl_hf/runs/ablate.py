@@ -1,4 +1,11 @@
-"""Ablations: a grid of settings x seeds -> training runs -> results.jsonl, a table, a figure."""
+r"""Ablations: train every row of a grid with several seeds, and make tables and figures of the outcome.
+
+    msl-hf ablate --grid table_3 --output_dir outputs/ablations --jobs 2
+
+Finished runs are not repeated, interrupted ones go on; results.jsonl gets a line after each run. A grid is a YAML file
+with `title`, `config` (settings of all rows), `rows` (name: settings that differ) and `seeds`, or the name of one that
+comes with the package.
+"""
 
 import hashlib
 import json
@@ -12,10 +19,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..cores import usable_cores
 from ..evaluation.figures import plot_frontier, plot_robustness
-from .arguments import RunError, read_yaml
+from .arguments import parse_flags
+from .configs import find_yaml, read_yaml, shipped, with_file_beside
+from .errors import RunError
 from .output import check_folder, draw, incompleteness, read_json
 
+PROGRAM = (sys.executable, "-m", "msl_hf")
 KEYS = {"title", "recipe", "config", "seeds", "rows", "hole_ratio"}
 SHOWN = (("clean", "mAP"), ("clean", "CF1"), ("clean", "OF1"), ("masked", "mAP"), ("masked", "CF1"), ("masked", "OF1"))
 
@@ -24,7 +35,7 @@ SHOWN = (("clean", "mAP"), ("clean", "CF1"), ("clean", "OF1"), ("masked", "mAP")
 class AblateArguments:
     """Which grids to run, and where."""
 
-    grid: list[str] = field(default_factory=list, metadata={"help": "YAML files, such as recipes/ablations/*.yaml."})
+    grid: list[str] = field(default_factory=list, metadata={"help": "YAML files, or names of grids of the package."})
     output_dir: str = field(default="outputs/ablations", metadata={"help": "Where runs and results go."})
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds; default: those of each grid."})
     rows: list[str] | None = field(default=None, metadata={"help": "Only these rows of the grids."})
@@ -44,6 +55,7 @@ class Grid:
         seeds: Seeds of each row.
         rows: Row name -> settings that differ from `config`.
         hole_ratio: Intervals, two numbers for each, at which every run is also measured; empty for none.
+        folder: Where the file lies.
     """
 
     name: str
@@ -53,6 +65,7 @@ class Grid:
     seeds: list[int]
     rows: dict[str, dict]
     hole_ratio: list[float]
+    folder: Path
 
     @classmethod
     def read(cls, file: str | os.PathLike) -> "Grid":
@@ -61,7 +74,7 @@ class Grid:
         Raises:
             RunError: naming the file and the key at fault.
         """
-        file = Path(file)
+        file = find_yaml(file, "ablations")
         content = read_yaml(file)
         unknown, lacking = sorted(set(content) - KEYS), sorted({"title", "config", "rows"} - set(content))
         if unknown or lacking:
@@ -81,7 +94,13 @@ class Grid:
             list(content.get("seeds", [1])),
             {str(row): settings for row, settings in rows.items()},
             list(content.get("hole_ratio", [])),
+            file.parent,
         )
+
+    @property
+    def command(self) -> str:
+        """What trains its rows, as the recipe does: `train-voc`, or `train` for train_folder.py."""
+        return Path(self.recipe).stem.replace("_folder", "").replace("_", "-")
 
 
 @dataclass
@@ -96,6 +115,8 @@ class Run:
     @classmethod
     def make(cls, grid: Grid, row: str, seed: int, output_dir: Path) -> "Run":
         settings = {"recipe": grid.recipe, **read_yaml(grid.config), **grid.rows[row]}
+        if str(settings.get("backbone")).endswith(".json"):
+            settings["backbone"] = Path(settings["backbone"]).name  # the same wherever the package lies
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return cls(grid, row, seed, output_dir / "runs" / f"{digest}-{seed}")
 
@@ -137,14 +158,18 @@ def image_passes(settings: dict) -> float:
     return settings["num_train_epochs"] * branches
 
 
-def ablate(arguments: AblateArguments, recipes: Path) -> list[dict]:
+def run(argv: list[str]) -> None:
+    """`msl-hf ablate` with these flags."""
+    ablate(*parse_flags(argv, __doc__, AblateArguments))
+
+
+def ablate(arguments: AblateArguments) -> list[dict]:
     """Run what is not there yet; after every run write its line, and in the end tables and figures.
 
     An interruption loses what a run did since its last epoch: the same command goes on.
 
     Args:
         arguments: Which grids.
-        recipes: The folder of the training recipes.
 
     Returns:
         The lines of all finished runs.
@@ -153,7 +178,8 @@ def ablate(arguments: AblateArguments, recipes: Path) -> list[dict]:
         RunError: naming the runs that failed, after the others have ended.
     """
     if not arguments.grid:
-        raise RunError("say which grids to run: --grid recipes/ablations/*.yaml")
+        known = (name for name in shipped("ablations") if not name.startswith("bench"))
+        raise RunError(f"say which grids to run: --grid FILE.yaml, or some of {', '.join(known)}")
     if arguments.jobs < 1:
         raise RunError(f"--jobs must be at least 1, got {arguments.jobs}")
     output_dir, grids = Path(arguments.output_dir), [Grid.read(file) for file in arguments.grid]
@@ -179,7 +205,7 @@ def ablate(arguments: AblateArguments, recipes: Path) -> list[dict]:
                 todo.setdefault(run.folder, []).append(run)
         print(f"{len(runs)} rows and seeds in {len(grids)} grids, {len(todo)} to run", flush=True)
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            jobs = [pool.submit(_execute, shared, recipes, arguments.jobs) for shared in todo.values()]
+            jobs = [pool.submit(_execute, shared, arguments.jobs) for shared in todo.values()]
             for job in as_completed(jobs):
                 if job.result() is not None:
                     failed.append(job.result())
@@ -234,15 +260,16 @@ class _Results:
         return line
 
 
-def _execute(runs: Sequence[Run], recipes: Path, jobs: int) -> str | None:
+def _execute(runs: Sequence[Run], jobs: int) -> str | None:
     """Train what all of these rows share, and measure under masks where their grids want it; what went wrong."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     run, problem = runs[0], None
     if not (run.folder / "metrics.json").is_file():
         complete = any(incompleteness(folder) is None for folder in run.folder.glob("checkpoint-*"))
-        command = [str(recipes / run.grid.recipe), "--config", str(run.grid.config), "--seed", str(run.seed),
+        settings = with_file_beside(run.grid.rows[run.row], run.grid.folder)
+        command = [run.grid.command, "--config", str(run.grid.config), "--seed", str(run.seed),
                    "--output_dir", str(run.folder), "--cpu_threads", str(threads),
-                   "--resume_from_checkpoint", str(complete).lower(), *_flags(run.grid.rows[run.row])]  # fmt: skip
+                   "--resume_from_checkpoint", str(complete).lower(), *_flags(settings)]  # fmt: skip
         problem = _call(command, run)
         if problem is None:
             for checkpoint in run.folder.glob("checkpoint-*"):
@@ -250,7 +277,7 @@ def _execute(runs: Sequence[Run], recipes: Path, jobs: int) -> str | None:
     for run in runs:
         if problem is None and run.grid.hole_ratio and not run.evaluation.is_file():
             settings = read_json(run.folder / "run.json")
-            command = [str(recipes / "evaluate.py"), "--model", str(run.folder / "last"), "--cpu_threads",
+            command = ["evaluate", "--model", str(run.folder / "last"), "--cpu_threads",
                        str(threads), "--output_dir", str(run.evaluation.parent), "--disable_tqdm", "true",
                        "--data_dir", str(settings["data_dir"]), "--masks", settings["eval_masks"] or settings["masks"],
                        "--mask_hole", settings["mask_hole"],
@@ -268,7 +295,7 @@ def _flags(settings: dict) -> Iterable[str]:
 def _call(command: list[str], run: Run) -> str | None:
     log = run.folder.with_suffix(".log")
     with log.open("a") as file:
-        done = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT)
+        done = subprocess.run([*PROGRAM, *command], stdout=file, stderr=subprocess.STDOUT)
     last = log.read_text().strip().splitlines()[-1:]
     if done.returncode == 0:
         return None

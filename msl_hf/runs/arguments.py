@@ -1,27 +1,25 @@
-"""Flags and YAML files of the recipes."""
+"""Flags of the commands."""
 
+import argparse
+import inspect
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import NoReturn
 
 import torch
-import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.files import split_name
 from ..data.transforms import INTERPOLATIONS
 from ..model.configuration_msl import HEADS
 from ..training import MSLTrainingArguments
+from .configs import find_yaml, read_yaml
+from .errors import RunError
 
 IGNORED_AS_NEGATIVE_HELP = "Count unspecified labels as negative in P and R (reference, WIDER)."
+FLAGS_OF_THE_RUN = ("output_dir", "seed", "max_steps", "resume_from_checkpoint", "push_to_hub", "hub_model_id")
 MAX_PIXELS_HELP = "Let images of so many pixels in; default: 178,956,970, Pillow's own limit."
-
-
-class RunError(Exception):
-    """A mistake in what the user asked for; recipes print the message without a stack trace."""
 
 
 @dataclass
@@ -113,9 +111,9 @@ class MaskArguments:
 
 @dataclass
 class RunArguments:
-    """What the recipe itself needs beside `MSLTrainingArguments`."""
+    """The run."""
 
-    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: all cores."})
+    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: usable cores."})
     robustness_curve: bool = field(
         default=True, metadata={"help": "In the end measure under light and medium masks, too, for the card."}
     )
@@ -140,14 +138,14 @@ class Arguments:
     given: dict
 
 
-def parse_arguments(argv: Sequence[str], description: str, *extra: type, without_data: Path | None = None):
-    """Parse `--config FILE.yaml` and the flags of a training recipe; flags override the file.
+def parse_arguments(argv: Sequence[str], description: str, *extra: type, without_data: str | None = None):
+    """Parse `--config NAME|FILE` and the flags of a training command; flags override the file.
 
     Args:
         argv: Command line without the program's name.
         description: Shown by `--help`.
-        extra: Further argument dataclasses of the recipe.
-        without_data: YAML file used where neither `--config` nor `--data_dir` is given.
+        extra: Further argument dataclasses of the command.
+        without_data: Configuration used where neither a configuration nor any data are named.
 
     Returns:
         `Arguments`, followed by one instance for each of `extra`.
@@ -155,8 +153,8 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
     Raises:
         RunError: for an unknown key or flag, or a value of the wrong kind.
     """
-    groups = (ModelArguments, DataArguments, MaskArguments, RunArguments, MSLTrainingArguments, *extra)
-    model, data, masks, run, training, *others = parse_flags(argv, description, *groups, without_data=without_data)
+    groups = (DataArguments, *extra, ModelArguments, MaskArguments, RunArguments, MSLTrainingArguments)
+    data, *others, model, masks, run, training = parse_flags(argv, description, *groups, without_data=without_data)
     _check(model, data, masks)
     if model.from_scratch and training.freeze_batch_norm:
         raise RunError("--freeze_batch_norm keeps the statistics of pretrained weights, and --from_scratch has none")
@@ -164,6 +162,8 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
         raise RunError("--save_adapter writes the adapters of --lora_rank, which is not set")
     if training.output_dir in (None, "trainer_output"):
         raise RunError("say where the model goes: --output_dir FOLDER")
+    if training.model_init_kwargs is not None:
+        raise RunError("--model_init_kwargs is for MSLTrainer in Python; here there are --head, --image_size, ...")
     given = {
         item.name: getattr(group, item.name)
         for group in (model, data, masks, run, *others)
@@ -172,16 +172,20 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
     return Arguments(model, data, masks, run, training, given), *others
 
 
-def parse_flags(argv: Sequence[str], description: str, *groups: type, without_data: Path | None = None) -> list:
-    """`--config FILE.yaml`, `--base FILE.yaml` and flags -> one instance of each of the argument dataclasses."""
-    argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
+def parse_flags(argv: Sequence[str], description: str, *groups: type, without_data: str | None = None) -> list:
+    """`--config NAME|FILE`, `--base NAME|FILE` and flags -> one instance of each of the argument dataclasses."""
+    argv = [part for flag in argv for part in _spelled(flag)]
     argv = _bare_resume_means_true(argv)
-    config = _take_file("--config", argv) or (None if "--data_dir" in argv else without_data)
-    base = _take_file("--base", argv)
+    has_data = {"--data_dir", "--train_json", "--val_json"} & set(argv)
+    config = _take("--config", argv) or (None if has_data else without_data)
+    base = _take("--base", argv)
     if base and not config:
         raise RunError("--base takes the place of the base of a configuration; name one with --config")
-    parser = HfArgumentParser(groups, description=description, allow_abbrev=False, prog=Path(sys.argv[0]).name)
+    parser = HfArgumentParser(
+        groups, description=description, allow_abbrev=False, usage=argparse.SUPPRESS, formatter_class=_HelpFormatter
+    )
     parser.error = _refuse  # without the usage of some two hundred flags
+    _sort_help(parser, groups)
     known = {item.name for group in groups for item in fields(group) if item.init}
     flags = [*(_yaml_to_flags(config, base, known) if config else []), *argv]
     if MSLTrainingArguments in groups and not {"--bf16", "--fp16", "--help"} & set(flags):
@@ -197,16 +201,65 @@ def parse_flags(argv: Sequence[str], description: str, *groups: type, without_da
     return parsed
 
 
-def _take_file(flag: str, argv: list[str]) -> str | None:
-    """The file after a flag; both are taken out of the command line."""
+def _spelled(flag: str) -> list[str]:
+    """`--image-size=96` as `--image_size 96`."""
+    if not flag.startswith("--"):
+        return [flag]
+    name, *value = flag.split("=", 1)
+    return [name.replace("-", "_").replace("__", "--", 1), *value]
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Flags in one spelling, with the kind of their value; what has no default says none."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=119)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        kind = {int: "N", float: "X", str: "TEXT"}.get(action.type, "true|false" if action.nargs == "?" else "VALUE")
+        value = (
+            "|".join(map(str, action.choices)) if action.choices else f"{kind} ..." if action.nargs == "+" else kind
+        )
+        return action.option_strings[0] if action.nargs == 0 else f"{action.option_strings[0]} {value}"
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
+def _sort_help(parser: argparse.ArgumentParser, groups: Sequence[type]) -> None:
+    """Have `--help` list flags under the words of the class that declares them; Trainer's two hundred last."""
+    classes = [cls for group in groups for cls in group.__mro__ if is_dataclass(cls)]
+    classes.sort(key=lambda cls: cls is TrainingArguments)
+    declared = {name: cls for cls in reversed(classes) for name in inspect.get_annotations(cls)}
+    declared.update(dict.fromkeys(FLAGS_OF_THE_RUN, RunArguments) if RunArguments in classes else {})
+    everything = parser._optionals._group_actions
+    parser._action_groups.clear()
+    for cls in dict.fromkeys(classes):
+        is_ours = cls is not TrainingArguments
+        title = cls.__doc__.split(".\n")[0].rstrip(".") if is_ours else "All other flags of `TrainingArguments`"
+        section = parser.add_argument_group(title)
+        section._group_actions = [action for action in everything if declared.get(action.dest) is cls]
+    section = parser.add_argument_group("Beside them")
+    section.add_argument(
+        "--config", default=argparse.SUPPRESS, help="FILE.yaml, or the name of a shipped configuration."
+    )
+    section.add_argument("--base", default=argparse.SUPPRESS, help="Another file or name in place of its `base`.")
+    section._group_actions += [action for action in everything if action.dest == "help"]
+    for action in parser._actions:
+        if action.option_strings[0].startswith("--no_"):
+            action.help = argparse.SUPPRESS  # what `--flag false` says
+
+
+def _take(flag: str, argv: list[str]) -> str | None:
+    """What follows a flag; both are taken out of the command line."""
     if flag not in argv:
         return None
     at = argv.index(flag)
     if at + 1 >= len(argv):
-        raise RunError(f"{flag} needs a YAML file")
-    file = argv[at + 1]
+        raise RunError(f"{flag} needs a YAML file, or the name of a configuration that comes with the package")
+    given = argv[at + 1]
     del argv[at : at + 2]
-    return file
+    return given
 
 
 def _refuse(message: str) -> NoReturn:
@@ -218,7 +271,8 @@ def _default_precision(use_cpu: bool) -> list[str]:
     if torch.accelerator.is_available() and not use_cpu:
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return ["--bf16", "true"] if has_bf16 else []
-    capabilities = torch.cpu.get_capabilities()
+    # torch before 2.11 does not say what the processor has; there it is float32.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return ["--use_cpu", "true", "--bf16", "true"] if has_bf16 else []
 
@@ -252,9 +306,10 @@ def _bare_resume_means_true(argv: list[str]) -> list[str]:
     return argv
 
 
-def _yaml_to_flags(path: str | Path, base: str | None, known: set[str]) -> list[str]:
+def _yaml_to_flags(config: str, base: str | None, known: set[str]) -> list[str]:
     """The settings of a YAML file as flags, so that both are parsed by the same rules (1e-4 is a number in both)."""
-    settings = read_yaml(path, base)
+    path = find_yaml(config)
+    settings = read_yaml(path, None if base is None else find_yaml(base))
     unknown = sorted(str(key) for key in settings if key not in known)
     if unknown:
         raise RunError(f"{path}: unknown {'key' if len(unknown) == 1 else 'keys'} {', '.join(unknown)}")
@@ -265,41 +320,3 @@ def _yaml_to_flags(path: str | Path, base: str | None, known: set[str]) -> list[
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         flags += [f"--{key}", *(str(item) for item in values)]
     return flags
-
-
-def read_yaml(path: str | Path, base: str | Path | None = None, below: Sequence[Path] = ()) -> dict:
-    """The settings of a YAML file, over those of the file beside it that `base` names.
-
-    Args:
-        path: The file.
-        base: Another file in place of the one that the file names.
-        below: Files whose base this one is.
-    """
-    path = Path(path)
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: is not valid YAML ({error})") from error
-    if settings is None:
-        settings = {}
-    if not isinstance(settings, dict):
-        raise RunError(f"{path}: must hold 'name: value' lines")
-    named, below = settings.pop("base", None), (*below, path.resolve())
-    if named is None and base is not None:
-        raise RunError(f"{path}: has no base that --base could take the place of")
-    if named is None:
-        return settings
-    if not isinstance(named, str):
-        raise RunError(f"{path}: base must name a YAML file, got {named!r}")
-    replaced = path.parent / named
-    base = replaced if base is None else Path(base)
-    if base.resolve() in below:
-        raise RunError(f"{path}: its base {base} is the file itself, or is based on it")
-    below_it = read_yaml(base, below=below)
-    lost = sorted(set(read_yaml(replaced, below=below)) - set(below_it)) if base != replaced else []
-    if lost:
-        raise RunError(f"--base {base} sets nothing for {', '.join(lost[:5])}, which {replaced} does; write it over "
-                       f"that one, with 'base: {replaced.name}'")  # fmt: skip
-    return {**below_it, **settings}

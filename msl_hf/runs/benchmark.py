@@ -1,4 +1,10 @@
-"""What a training step and inference cost: plain, the published MSL step, and this package's, side by side."""
+r"""What a step of MSL costs against plain training and against the published step, and what inference costs.
+
+    msl-hf benchmark --quick true --output outputs/bench.json
+    msl-hf benchmark --networks resnet101_448 --variants plain ours --output outputs/bench.json
+
+Variants take turns (A B A B); medians and spreads of images per second, peak memory in a process of its own for each.
+"""
 
 import copy
 import platform
@@ -12,18 +18,20 @@ import torch
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training.trainer import joint_equals_separate
-from .arguments import RunError
+from .arguments import parse_flags
+from .benchmarks.cores import measure_shared_cores, print_shared_cores
 from .benchmarks.inference import measure_inference_ways
 from .benchmarks.labels import measure_images, measure_label_file, measure_large_dataset
 from .benchmarks.loading import LOADS, measure_loading
 from .benchmarks.scaling import measure_point, measure_scaling, plot_scaling
 from .benchmarks.steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step, share_of_dropped_patches
 from .benchmarks.training import measure_masking, measure_processes, measure_trainer
+from .errors import RunError
 from .hardware import keep_freed_memory, set_cpu_threads
 from .output import check_folder, write_json
 from .speed import measure_inference, time_calls
 
-PARTS = ("loading", "labels", "steps", "memory", "inference", "around", "scaling", "processes")
+PARTS = ("loading", "labels", "steps", "memory", "inference", "around", "scaling", "processes", "cores")
 QUICK = ("lite0_224", "resnet50_224", "vit_small_224")
 QUICK_PARTS = ("loading", "steps", "memory", "inference")
 QUICK_VARIANTS = ("plain", "reference", "ours", "ours_bf16")
@@ -62,8 +70,13 @@ class BenchmarkArguments:
     parts: list[str] | None = field(default=None, metadata={"help": f"Some of {', '.join(PARTS)}; default: all."})
     rounds: int = field(default=3, metadata={"help": "Times that each variant is measured, in turn."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
-    cpu_threads: int | None = field(default=None, metadata={"help": "Threads; default: all cores."})
+    cpu_threads: int | None = field(default=None, metadata={"help": "Threads; default: usable cores."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, images and masks."})
+
+
+def run(argv: list[str]) -> None:
+    """`msl-hf benchmark` with these flags."""
+    benchmark(*parse_flags(argv, __doc__, BenchmarkArguments))
 
 
 def benchmark(arguments: BenchmarkArguments) -> dict:
@@ -104,6 +117,9 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
                   .format(**point), flush=True)  # fmt: skip
             write_json(Path(arguments.output), report)
         plot_scaling(report["scaling"], Path(arguments.output).with_suffix(".png"))
+    if "cores" in parts:
+        report["cores"] = measure_shared_cores(arguments.rounds)
+        print_shared_cores(report["cores"])
     if "processes" in parts:
         found = measure_processes(names[0], arguments.batch_size, arguments.rounds, arguments.seed)
         _note(report["ratios"][names[0]], {"two_processes_over_one": found["ratio"]})

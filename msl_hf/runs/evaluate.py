@@ -1,9 +1,15 @@
-"""Everything that can be measured of trained models, side by side, into one folder."""
+r"""Measure trained models, side by side: metrics, robustness to masks, AP by object size and occlusion, speed.
+
+    msl-hf evaluate --model outputs/demo --output_dir outputs/evaluation
+    msl-hf evaluate --model outputs/voc-plain outputs/voc-msl --dataset voc --split test --data_dir data/VOCdevkit \
+        --hole_ratio 0.01 0.1 0.1 0.2 0.2 0.3 0.3 0.4 0.4 0.5 0.5 0.6 --output_dir outputs/both
+
+Masks depend on the seed and the position of an image alone: every model sees the same ones, which none was trained
+with. --tune_thresholds val finds the best threshold of each class on split val and stores it in the models' config.
+"""
 
 import importlib.metadata
 import json
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +25,8 @@ from ..evaluation.figures import plot_breakdown, plot_robustness
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
 from ..evaluation.robustness import MaskedDataset
 from ..evaluation.thresholds import tune_thresholds
-from .arguments import IGNORED_AS_NEGATIVE_HELP, RunError
+from .arguments import IGNORED_AS_NEGATIVE_HELP, parse_flags
+from .errors import RunError
 from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
 from .inputs import user_input
 from .models import (
@@ -33,7 +40,7 @@ from .models import (
     load_models,
     split_targets,
 )
-from .output import check_results_folder, draw, write_json
+from .output import check_results_folder, command_line, draw, write_json
 from .speed import measure_inference
 
 
@@ -50,7 +57,12 @@ class EvaluateArguments(ComparisonArguments):
     size_limits: list[float] = field(
         default_factory=lambda: [32.0, 96.0], metadata={"help": "Sides that divide small, medium and large (pixels)."}
     )
-    num_bootstrap: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 % intervals."})
+    num_bootstrap: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 %% intervals."})
+
+
+def run(argv: list[str]) -> None:
+    """`msl-hf evaluate` with these flags."""
+    evaluate(*parse_flags(argv, __doc__, EvaluateArguments))
 
 
 def evaluate(arguments: EvaluateArguments) -> dict:
@@ -115,7 +127,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         "seed": arguments.seed,
         "flip_tta": arguments.flip_tta,
         "models": results,
-        "command": shlex.join(["accelerate", "launch", *sys.argv]),
+        "command": command_line(),
         "hardware": describe_hardware(predict.trainer.args),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "msl_hf")},
     }

@@ -1,4 +1,11 @@
-"""A trained model for machines without PyTorch, checked against the model, and int8 measured on real images."""
+r"""A trained model for machines without PyTorch.
+
+    msl-hf export --model outputs/photos --format onnx --output_dir outputs/photos-onnx
+    python outputs/photos-onnx/run_onnx.py photo.jpg            # needs onnxruntime, NumPy and Pillow alone
+    msl-hf export --model outputs/photos --format onnx int8 --data_dir photos --output_dir outputs/photos-int8
+
+onnx and torch are compared with the model before they are called done; int8 is calibrated and measured on your images.
+"""
 
 import statistics
 import time
@@ -22,7 +29,8 @@ from ..hub.export import (
     quantize_onnx,
     takes_any_size,
 )
-from .arguments import RunError
+from .arguments import parse_flags
+from .errors import RunError
 from .hardware import keep_freed_memory, set_cpu_threads
 from .inputs import check_split, find_split, load_trained, user_input
 from .models import ComparisonArguments, choose_split, load_data, load_models, split_targets
@@ -41,6 +49,11 @@ class ExportArguments(ComparisonArguments):
     )
     calibration_split: str = field(default="train", metadata={"help": "Split that calibrates int8."})
     calibration_images: int = field(default=256, metadata={"help": "How many of its images."})
+
+
+def run(argv: list[str]) -> None:
+    """`msl-hf export` with these flags."""
+    export(*parse_flags(argv, __doc__, ExportArguments))
 
 
 def export(arguments: ExportArguments) -> dict:

@@ -1,4 +1,11 @@
-"""Figures 2 and 4 to 7: what models see in images that are chosen by rule."""
+r"""Contact sheets of what models see (Figures 2 and 4 to 7 of the paper), with images chosen by rule.
+
+    msl-hf figures --model outputs/voc-plain outputs/voc-msl --data_dir data/VOCdevkit --output_dir outputs/figures
+
+small_objects.png: the largest instance of a class is small. occluded_objects.png: every instance of a class is mostly
+hidden. masked_objects.png: a mask removes nearly all of an object. visible_objects.png: the mask spares an object.
+Each row has the image, what the models see, the class's score map and the top three predictions of each model.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +20,8 @@ from ..data.transforms import input_size
 from ..evaluation.examples import Example, masked_objects, most_hidden_objects, smallest_objects
 from ..evaluation.sheets import TOP, Panel, Row, draw_sheet
 from ..masks import MaskBank, apply_mask, counter_generator
-from .arguments import RunError
+from .arguments import parse_flags
+from .errors import RunError
 from .hardware import set_cpu_threads
 from .inputs import user_input
 from .models import ComparisonArguments, TrainedModel, choose_split, has_seen, held_out_masks, load_data, load_models
@@ -25,6 +33,11 @@ class FigureArguments(ComparisonArguments):
     """How much to show."""
 
     num_examples: int = field(default=6, metadata={"help": "Images on each sheet."})
+
+
+def run(argv: list[str]) -> None:
+    """`msl-hf figures` with these flags."""
+    draw_figures(*parse_flags(argv, __doc__, FigureArguments))
 
 
 def draw_figures(arguments: FigureArguments) -> dict:

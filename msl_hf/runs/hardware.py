@@ -2,14 +2,15 @@
 
 import contextlib
 import ctypes
-import os
 import platform
 import sys
 
 import torch
 from transformers import TrainingArguments
 
-from .arguments import RunError
+from .. import SHARES_CORES
+from ..cores import default_threads
+from .errors import RunError
 
 
 def keep_freed_memory() -> None:
@@ -25,14 +26,18 @@ def keep_freed_memory() -> None:
 
 
 def set_cpu_threads(threads: int | None) -> int:
-    """Give torch all cores, shared among local processes: `accelerate launch` leaves it one."""
+    """Give torch this many threads, or those of `cores.default_threads`: `accelerate launch` leaves it one."""
     if threads is not None and threads < 1:
         raise RunError(f"--cpu_threads must be at least 1, got {threads}")
-    if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    threads = default_threads() if threads is None else threads
     torch.set_num_threads(threads)
     return threads
+
+
+def describe_threads(threads: int) -> str:
+    """The CPU threads of a process, and whether they make room for others, for the line that a run begins with."""
+    room = ", which give up their cores while they wait, because others run here (OMP_WAIT_POLICY=PASSIVE)"
+    return f"{threads} CPU threads{room if SHARES_CORES else ''}"
 
 
 def describe_hardware(training: TrainingArguments) -> str:

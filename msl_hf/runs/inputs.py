@@ -1,17 +1,19 @@
 """What a run starts from: checked splits, masks, a model with its image processor."""
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import transformers
-from datasets import Dataset, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 
-from ..data.files import listed, split_name
+from ..data.files import split_name
 from ..data.images import check_images, image_files
 from ..data.schema import class_names_of, column, make_targets
 from ..data.transforms import build_processor, input_size
@@ -19,8 +21,13 @@ from ..hub.convert import load_backbone_weights
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training.losses import balanced_pos_weight
-from .arguments import DataArguments, MaskArguments, ModelArguments, RunError
+from ..training.parts import with_classes
+from .arguments import DataArguments, MaskArguments, ModelArguments
+from .errors import RunError
 from .output import read_json
+
+if TYPE_CHECKING:  # predictions of image files work without it
+    from datasets import Dataset, IterableDataset
 
 GENERATED = ("generated", "patches")  # masks that are no folder
 NUM_MASKS = 2000  # generated masks: half for training, half for the masked test
@@ -59,6 +66,8 @@ def prepare_splits(datasets: Mapping[str, Dataset], data: DataArguments, progres
         RunError: for a split that does not exist, is empty, or shares images with the training split.
         DataError: listing all images that cannot be decoded.
     """
+    from datasets import IterableDataset
+
     if data.drop_bad_images and not data.check_images:
         raise RunError("--drop_bad_images leaves out what the check of all images finds; do not turn it off")
     selection = None if data.selection_split == "none" else data.selection_split
@@ -126,6 +135,8 @@ def _called(datasets: Iterable[str], split: str | None) -> str | None:
 
 def _downloaded(stream: IterableDataset, limit: int | None) -> Dataset:
     """The first rows of a stream (all without a limit) as a data set, for evaluation."""
+    from datasets import Dataset
+
     rows = list(itertools.islice(stream, limit))
     return Dataset.from_list(rows, features=stream.features)
 
@@ -161,6 +172,8 @@ def hide_labels(train: Dataset, share: float, seed: int) -> Dataset:
         share: In [0, 1).
         seed: What is hidden of row i depends on the seed and i alone.
     """
+    from datasets import IterableDataset
+
     if isinstance(train, IterableDataset):
         raise RunError("--hidden_labels draws what to hide for each row, which a stream does not number; leave it out")
     features = train.features["labels"]
@@ -176,28 +189,6 @@ def hide_labels(train: Dataset, share: float, seed: int) -> Dataset:
     return train
 
 
-def choose_ignored_as(given: str | None, train: Dataset | IterableDataset, classification_loss: str) -> str:
-    """What an unknown label is in training: what was given, else what suits loss and data, which is printed.
-
-    Args:
-        given: Of `--ignored_as`.
-        train: The training images.
-        classification_loss: `ll_r` and `splc` judge assumed negatives; the others learn from what is known.
-    """
-    is_stream = isinstance(train, IterableDataset)
-    unknown = [] if is_stream or "ignored" not in train.features else column(train, "ignored")
-    if "ignored" not in train.features or not (is_stream or any(unknown)):
-        return given or "negative"
-    chosen = given or ("negative" if classification_loss in ("ll_r", "splc") else "ignore")
-    known = [*map(len, column(train, "labels")), *map(len, unknown)] if not is_stream else [0]
-    if given is None and chosen == "ignore" and sum(known) == len(unknown) * len(class_names_of(train)) > 0:
-        print("No label is known to be absent in any image: what is known alone would teach that all are present")
-        chosen = "negative"
-    means = {"negative": "count as negative", "ignore": "are left out of the loss"}[chosen]
-    print(f"Unknown labels {means} in training (--ignored_as {chosen})")
-    return chosen
-
-
 def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float] | None:
     """The factors that `--pos_weight` asks for, in the order of the classes; None without any.
 
@@ -206,6 +197,8 @@ def load_pos_weight(source: str, train: Dataset, ignored_as: str) -> list[float]
         train: The training images, whose labels `balanced` counts.
         ignored_as: What an ignored label is in training.
     """
+    from datasets import IterableDataset
+
     if source == "none":
         return None
     names = class_names_of(train)
@@ -281,15 +274,7 @@ def load_model(model: ModelArguments, label_names: list[str]):
     if model.model:
         network, processor = load_trained(model.model)
         input_size(processor)  # which a batch needs
-        own = [network.config.id2label[index] for index in range(network.config.num_labels)]
-        if own != label_names:
-            new = network.replace_head(label_names)
-            known = [name for name in label_names if name not in new]
-            gone = [name for name in own if name not in label_names]
-            print(f"{model.model}: its head is replaced by one for {len(label_names)} classes. "
-                  f"Known, with their trained weights: {listed(known) or 'none'}. New: {listed(new) or 'none'}. "
-                  f"Left out: {listed(gone) or 'none'}")  # fmt: skip
-        return network, processor
+        return with_classes(network, label_names, model.model), processor
     if model.backbone is None:
         raise RunError(
             "say which network to train: --backbone (a pretrained image backbone) or --model (an MSL model)"

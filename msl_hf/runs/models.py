@@ -10,7 +10,6 @@ import torch
 import transformers
 from datasets import Dataset
 
-from ..data import load_voc, make_scenes
 from ..data.images import set_max_pixels
 from ..data.readers import FORMATS
 from ..data.schema import class_names_of, make_targets
@@ -19,10 +18,11 @@ from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
 from ..training.arguments import MASK_FILL_HELP
-from .arguments import MAX_PIXELS_HELP, MaskArguments, RunError
+from .arguments import MAX_PIXELS_HELP, MaskArguments
+from .errors import RunError
 from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of, uses_whole_folder
 from .output import RUN_FILE, read_json
-from .reading import ReadingArguments, data_source, read_data
+from .reading import ReadingArguments, data_source, generated_scenes, read_data
 
 
 @dataclass
@@ -53,7 +53,7 @@ class ComparisonArguments(ReadingArguments):
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
-    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: all cores."})
+    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: usable cores."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
     seed: int = field(default=0, metadata={"help": "Seed of the masks and of the bootstrap."})
 
@@ -84,9 +84,7 @@ def load_data(arguments: ComparisonArguments) -> Mapping[str, Dataset]:
         return read_data(source, arguments.dataset, arguments)
     if arguments.dataset not in ("auto", "voc"):
         raise RunError(f"say where the {arguments.dataset} data are: --data_dir FOLDER")
-    scenes = Path(arguments.output_dir).parent / "scenes"
-    print(f"No --data_dir: measuring on generated scenes instead of photographs, from {scenes}")
-    return load_voc(make_scenes(scenes))
+    return generated_scenes(arguments.output_dir, "measuring on")
 
 
 def choose_split(datasets: Mapping[str, Dataset], name: str | None, arguments: ComparisonArguments):

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import shlex
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..training.averaging import FILE as AVERAGE_FILE
-from .arguments import Arguments, RunError
+from .arguments import Arguments
+from .errors import RunError
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -87,6 +90,15 @@ class NoteRun(TrainerCallback):
             write_json(
                 Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / RUN_FILE, self.settings
             )
+
+
+def command_line() -> str:
+    """The command of this process as one would type it."""
+    program, *flags = sys.argv
+    name = Path(program).name
+    if name == "__main__.py":
+        return shlex.join(["accelerate", "launch", "-m", "msl_hf", *flags])
+    return shlex.join([name, *flags] if name == "msl-hf" else ["accelerate", "launch", program, *flags])
 
 
 def run_settings(arguments: Arguments) -> dict:

@@ -1,4 +1,12 @@
-"""Labels of many images into a file, on as many processes as were launched, going on where it was interrupted."""
+r"""Labels of your images into a file, on as many processes as were launched, going on where it was interrupted.
+
+    msl-hf predict --model outputs/photos --images holiday/ 'archive/*.jpg' --output labels.csv
+    accelerate launch --num_processes 2 -m msl_hf predict --model outputs/photos \
+        --dataset me/photographs --split train --streaming true --output labels.parquet
+
+Run again after an interruption, or with more images, it does what is missing. Images that cannot be read are listed at
+the end.
+"""
 
 import contextlib
 import csv
@@ -26,7 +34,8 @@ from ..data.readers import FORMATS as DATA_FORMATS
 from ..data.schema import DataError, column, undecoded
 from ..data.transforms import input_size
 from ..model.pipeline_msl import labels_above
-from .arguments import MAX_PIXELS_HELP, RunError
+from .arguments import MAX_PIXELS_HELP, parse_flags
+from .errors import RunError
 from .hardware import set_cpu_threads
 from .inputs import find_split, load_trained, user_input
 from .output import check_folder, locked, read_json, write_json
@@ -64,8 +73,13 @@ class PredictArguments(ReadingArguments):
     num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
-    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: all cores."})
+    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: usable cores."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+
+
+def run(argv: list[str]) -> None:
+    """`msl-hf predict` with these flags."""
+    predict(*parse_flags(argv, __doc__, PredictArguments))
 
 
 def predict(arguments: PredictArguments) -> dict:

@@ -1,4 +1,10 @@
-"""Labelled images of any format -> parquet shards, which stream, and can be put on the Hub."""
+r"""Labelled images of any format that is read -> parquet files that stream, for disk or for the Hub.
+
+    msl-hf prepare --data_dir data/coco --output_dir data/coco-parquet
+    msl-hf train --data_dir data/coco-parquet --streaming true --max_steps 50000 ...
+
+--hub_dataset_id me/coco uploads them. The image files are copied as they are; no label, box or ignored entry is lost.
+"""
 
 import hashlib
 import itertools
@@ -10,7 +16,8 @@ from pathlib import Path
 from ..data.images import check_images, image_files
 from ..data.readers import FORMATS
 from ..data.schema import DataError, class_names_of, column, undecoded
-from .arguments import MAX_PIXELS_HELP, RunError
+from .arguments import MAX_PIXELS_HELP, parse_flags
+from .errors import RunError
 from .inputs import user_input
 from .models import load_data
 from .output import check_results_folder, read_json, write_json
@@ -33,6 +40,11 @@ class PrepareArguments(ReadingArguments):
     drop_bad_images: bool = field(default=False, metadata={"help": "Leave out missing and broken images."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the shards."})
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Upload them as this data set of the Hub."})
+
+
+def run(argv: list[str]) -> None:
+    """`msl-hf prepare` with these flags."""
+    prepare(*parse_flags(argv, __doc__, PrepareArguments))
 
 
 def prepare(arguments: PrepareArguments) -> dict:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from .arguments import RunError
+from .errors import RunError
 
 
 def in_child(function: Callable, *arguments):

@@ -1,18 +1,22 @@
 """Reading data for a run: the flags that say how they are stored, and what was recognised."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
-from datasets import Dataset, IterableDataset
 
-from ..data import load_images
+from ..data import load_images, load_voc, make_scenes
 from ..data.files import listed
 from ..data.labels import read_class_names
 from ..data.readers import recognise, table_format
 from ..data.schema import class_names_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SHOWN_CLASSES = 20
 
@@ -47,6 +51,18 @@ def data_source(data_dir: str | None, reading: ReadingArguments) -> str | None:
     """Where the data lie: `--data_dir`, else beside the annotations that are named; None without any."""
     file = reading.train_json or reading.val_json
     return data_dir if data_dir is not None or file is None else str(Path(file).parent)
+
+
+def generated_scenes(output_dir: str, doing: str) -> Mapping[str, Dataset]:
+    """The scenes that stand for photographs where no data are named, in `scenes` beside the output folder.
+
+    Args:
+        output_dir: Of the run.
+        doing: What the run does with them, for the printed line.
+    """
+    scenes = Path(output_dir).parent / "scenes"
+    print(f"No --data_dir: {doing} generated scenes instead of photographs, in {scenes}")
+    return load_voc(make_scenes(scenes))
 
 
 def format_of(path: str, format: str, reading: ReadingArguments) -> str:
@@ -88,6 +104,8 @@ def read_data(path: str, format: str, reading: ReadingArguments, streaming: bool
 
 def describe(path: str, format: str, datasets: Mapping[str, Dataset]) -> None:
     """Print the format, the splits with their numbers of images, unlabelled images and unknown labels, the classes."""
+    from datasets import IterableDataset
+
     print(f"{path}: read as {format}")
     for split, dataset in datasets.items():
         if isinstance(dataset, IterableDataset):
@@ -102,6 +120,8 @@ def describe(path: str, format: str, datasets: Mapping[str, Dataset]) -> None:
 
 def _lengths(dataset: Dataset, name: str) -> np.ndarray:
     """The length of each list of a column, which may have millions of rows."""
+    import pyarrow.compute as pc
+
     batches = dataset.with_format("arrow").select_columns([name]).iter(batch_size=100_000)
     return np.concatenate(
         [np.zeros(0, int), *(pc.fill_null(pc.list_value_length(batch[name]), 0).to_numpy() for batch in batches)]

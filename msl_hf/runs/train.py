@@ -6,7 +6,6 @@ import importlib.metadata
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
 import sys
@@ -19,7 +18,7 @@ from datasets import IterableDataset
 from safetensors import SafetensorError
 
 from ..data.images import set_max_pixels
-from ..data.schema import DataError, MultiLabelCollator, class_names_of
+from ..data.schema import MultiLabelCollator, class_names_of
 from ..data.transforms import ImageDataset, StreamedImages
 from ..evaluation.figures import plot_per_class, plot_robustness, plot_training_curves
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, metrics_from_logits
@@ -30,12 +29,13 @@ from ..model import MSLForImageClassification
 from ..training import MSLTrainer
 from ..training.adapters import has_adapters
 from ..training.callbacks import SaveBestModel, SaveOnTermination, best_evaluation
+from ..training.parts import choose_ignored_as
 from ..training.trainer import check_size
-from .arguments import Arguments, DataArguments, RunError
-from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
+from .arguments import Arguments, DataArguments
+from .errors import RunError
+from .hardware import describe_hardware, describe_threads, keep_freed_memory, set_cpu_threads
 from .inputs import (
     Splits,
-    choose_ignored_as,
     hide_labels,
     load_masks,
     load_model,
@@ -48,6 +48,7 @@ from .output import (
     NoteRun,
     check_output_dir,
     claimed_output_dir,
+    command_line,
     draw,
     find_checkpoint,
     run_settings,
@@ -55,14 +56,6 @@ from .output import (
 )
 
 CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve
-
-
-def main(train: Callable[[], None]) -> None:
-    """Run a recipe; mistakes in what the user asked for end with a message instead of a stack trace."""
-    try:
-        train()
-    except (RunError, DataError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
 
 
 def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
@@ -134,8 +127,9 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     with claimed_output_dir(arguments) if training.process_index == 0 else contextlib.nullcontext():
         if training.process_index == 0:
             images = "a stream of" if is_stream else len(splits.train)
-            print(f"Training on {images} images, {len(label_names)} classes, {threads} CPU threads, "
-                  f"{'bfloat16 autocast' if training.bf16 else 'float32'}")  # fmt: skip
+            print(f"Training on {images} images, {len(label_names)} classes, {describe_threads(threads)}, "
+                  f"{'bfloat16 autocast' if training.bf16 else 'float32'}"
+                  f"{', batch normalisation frozen' if trainer.frozen_batch_norms else ''}")  # fmt: skip
         with _full_disk_explained(output_dir), _training_explained():
             trainer.train(resume_from_checkpoint=resume)
         if trainer.state.global_step == 0:
@@ -188,7 +182,7 @@ def _measure_and_write(
         "num_train_images": None if is_stream else len(splits.train),
         "num_test_images": 0 if splits.test is None else len(splits.test),
         **results,
-        "command": shlex.join(["accelerate", "launch", *sys.argv]),
+        "command": command_line(),
         "train_seconds": round(train_seconds, 1),
         "hardware": describe_hardware(training),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "msl_hf")},

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 FILE = "averaged.safetensors"
 
@@ -33,7 +34,18 @@ class WeightAverage(TrainerCallback):
             return averaged.lerp(current.to(averaged.device), 1 - factor)
 
         self.model = model
+        self.checkpoint: str | os.PathLike | None = None  # that the run goes on from
         self.averaged = AveragedModel(model, avg_fn=average, use_buffers=True)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.checkpoint is not None:
+            self.load(self.checkpoint)
+
+    def on_save(self, args, state, control, **kwargs):
+        # The checkpoints of a hyperparameter search, which lie elsewhere, are not resumed.
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if args.should_save and folder.is_dir():
+            self.save(folder)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.averaged.update_parameters(self.model)

@@ -5,11 +5,13 @@ import importlib.metadata
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from timm.layers import convert_sync_batchnorm
 from torch import nn
@@ -18,6 +20,8 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, logging
 
+from ..data.schema import MultiLabelCollator, class_names_of
+from ..evaluation.metrics import metrics_from_logits
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
 from .adapters import (
@@ -32,6 +36,7 @@ from .arguments import MSLTrainingArguments
 from .averaging import WeightAverage
 from .callbacks import SetEpoch
 from .losses import IGNORED, MSLLoss, make_classification_loss
+from .parts import choose_ignored_as, has_images, in_schema, make_images, make_model, make_processor
 from .precision import run_depthwise_in_float32
 from .schedule import warmup_step_schedule
 
@@ -43,18 +48,37 @@ TIMINGS = ("runtime", "samples_per_second", "steps_per_second")  # which Trainer
 class MSLTrainer(Trainer):
     """`Trainer` for Masked Supervised Learning. Evaluation and prediction see whole images only.
 
-    Any data set and collator work that give `pixel_values` (B, 3, H, W) and multi-hot float `labels` (B, C), where
-    -100 marks an ignored entry. All randomness is a function of (seed, step, micro-step, rank): nothing needs saving,
-    and a resumed run equals an uninterrupted one.
+    Three lines are enough:
+
+        trainer = MSLTrainer("timm/resnet50.a1_in1k", train_dataset=data["train"], eval_dataset=data["validation"])
+        trainer.train()
+        trainer.push_to_hub("me/photos")
+
+    where `data` is what `msl_hf.data.load_images` or `datasets.load_dataset` gives: an image column, and labels
+    written in any of the ways that `load_images` reads. Model, image processor, augmentation, collators and metrics
+    are then made. Each of them can be given instead: any data set and collator work that give `pixel_values`
+    (B, 3, H, W) and multi-hot float `labels` (B, C), where -100 marks an ignored entry.
+
+    All randomness is a function of (seed, step, micro-step, rank): nothing needs saving, and a resumed run equals an
+    uninterrupted one.
 
     Args:
-        model: An `MSLForImageClassification`, or any model whose parameters outside `head.` form the backbone and
-            whose output has `logits`.
-        args: `MSLTrainingArguments`.
+        model: Hub id or folder of a pretrained backbone, or of an `MSLForImageClassification` to go on from, whose
+            head is replaced where the data have other classes (which is printed); a backbone that `AutoModel` loaded;
+            an `MSLForImageClassification`; or any model whose parameters outside `head.` form the backbone and whose
+            output has `logits`. `args.model_init_kwargs` say how one is made: `head`, `image_size`, ...
+        args: `MSLTrainingArguments`; None takes their defaults, the folder `outputs`, and an evaluation after every
+            epoch where there is an `eval_dataset`.
         masks: Bank of the masked branch; None generates 1,000 irregular masks with hole ratio 0.5 to 0.6.
         processing_class: Image processor; its mean and standard deviation say what black is. Saved with the model.
+            None takes that of the model's name, where batches are yet to be made.
+        train_dataset: Images and labels (see above), which are cropped and flipped at random, or batches to be.
+        eval_dataset: The same, whole and squashed to the model's size; or several by name.
+        data_collator: None makes multi-hot targets of the labels, in training and evaluation: unknown labels are left
+            out of the loss where the data have such (which is printed), and of every metric.
         eval_data_collator: Collator of evaluation and prediction where it differs from `data_collator` (evaluation
             leaves ignored labels out, training usually counts them as negative).
+        compute_metrics: None computes `multilabel_metrics` of images and labels; it needs scikit-learn.
         pos_weight: (C,) factors on the positive term of the binary cross-entropy; `balanced_pos_weight` counts them.
         peft_config: Adapters of PEFT for the backbone, such as a `peft.LoraConfig`; `args.lora_rank` makes one. The
             rest of the backbone is frozen, statistics of batch normalisation included, and the head is trained whole.
@@ -70,30 +94,71 @@ class MSLTrainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: str | os.PathLike | nn.Module | None = None,
         args: MSLTrainingArguments | None = None,
         masks: MaskBank | None = None,
         processing_class: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Callable | None = None,
         eval_data_collator: Callable | None = None,
         pos_weight: Sequence[float] | None = None,
         peft_config: Any = None,
+        compute_metrics: Callable | None = None,
         **kwargs,
     ):
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("compute_loss_func would never be called: the loss is classification_loss and "
                              "loss_weights of the arguments; override compute_loss for another")  # fmt: skip
-        args = args if args is not None else MSLTrainingArguments("outputs")
+        if args is None:
+            args = MSLTrainingArguments("outputs", eval_strategy="no" if eval_dataset is None else "epoch")
+        evaluated = eval_dataset if isinstance(eval_dataset, Mapping) else {"eval_dataset": eval_dataset}
+        given = {"train_dataset": train_dataset, **evaluated}
+        images = in_schema({name: dataset for name, dataset in given.items() if has_images(dataset)})
+        self.class_names = class_names_of(next(iter(images.values()))) if images else None
+        if model is not None:
+            source = model
+            model = make_model(model, self.class_names, args.seed, **(args.model_init_kwargs or {}))
+            is_made = model is not source
+            if processing_class is None and (images or is_made):
+                is_name = isinstance(source, str | os.PathLike)
+                name = source if is_name else getattr(source, "name_or_path", None) if is_made else None
+                processing_class = make_processor(model, name or None)
+        if images:
+            if data_collator is None:
+                count, train = len(self.class_names), images.get("train_dataset")
+                ignored_as = "negative" if train is None else choose_ignored_as(None, train, args.classification_loss)
+                data_collator = MultiLabelCollator(count, ignored_as)
+                eval_data_collator = eval_data_collator or MultiLabelCollator(count, "ignore")
+            compute_metrics = compute_metrics or metrics_from_logits
+            made = {
+                name: make_images(dataset, processing_class, name == "train_dataset", args.seed)
+                for name, dataset in images.items()
+            }
+            train_dataset = made.get("train_dataset", train_dataset)
+            evaluated = {name: made.get(name, dataset) for name, dataset in evaluated.items()}
+            eval_dataset = evaluated if isinstance(eval_dataset, Mapping) else evaluated["eval_dataset"]
         self.masks, self.pos_weight, self.peft_config = masks, pos_weight, peft_config
         self.image_mean = getattr(processing_class, "image_mean", None)
         self.image_std = getattr(processing_class, "image_std", None)
-        self.args, self._loss_settings, self._own_callbacks = args, None, []
+        self.args, self._loss_settings, self._own_callbacks, self._looked_at = args, None, [], None
         if (peft_config is not None or args.lora_rank) and kwargs.get("optimizers", (None, None))[0] is not None:
             raise ValueError("an optimizer that is given knows nothing of the adapters, which are made after it; "
                              "pass optimizer_cls_and_kwargs instead")  # fmt: skip
         self._set_loss()
         if model is not None:
             model = self._with_adapters(own_names(model))
-        super().__init__(model=model, args=args, processing_class=processing_class, **kwargs)
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            **kwargs,
+        )
+        self.label_names = ["labels"]  # of networks, too, whose forward does not take them
         self.eval_data_collator = eval_data_collator or self.data_collator
         self._bind()
 
@@ -149,16 +214,17 @@ class MSLTrainer(Trainer):
         if args.bf16 and args.device.type == "cpu":
             run_depthwise_in_float32(model)
         # Beside adapters the network is frozen, and its statistics are part of it: no adapter file would hold them.
-        freeze_batch_norm = args.freeze_batch_norm or has_adapters(model)
         if has_adapters(model):
             freeze_namesakes(model)  # a checkpoint that was loaded makes them trainable
-        self._frozen_batch_norms = [
-            module for module in model.modules() if freeze_batch_norm and isinstance(module, _BatchNorm)
-        ]
-        if self._frozen_batch_norms and not args.freeze_batch_norm:
-            logger.info("Batch normalisation keeps its statistics, which are part of the network under the adapters")
+        if self._looked_at is not model:  # not again on resuming, when random weights have become trained ones
+            self._looked_at, freeze = model, args.freeze_batch_norm or has_adapters(model)
+            norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+            if args.freeze_batch_norm is None and not freeze:
+                self.frozen_batch_norms = [] if args.sync_batch_norm else list(filter(has_statistics, norms))
+            else:
+                self.frozen_batch_norms = norms if freeze else []
         self.joint_forward = args.masked_forward == "joint" or (
-            args.masked_forward == "auto" and joint_equals_separate(model, freeze_batch_norm)
+            args.masked_forward == "auto" and joint_equals_separate(model, self.frozen_batch_norms)
         )
         if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
             raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
@@ -189,7 +255,9 @@ class MSLTrainer(Trainer):
             check_weights(Path(resume_from_checkpoint), self.model)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _init_training_state(self, max_steps, num_update_steps_per_epoch, *args) -> tuple[int, int]:
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ) -> tuple[int, int]:
         """(passes over the data, batches of the pass at hand) to leave out when a run goes on from a checkpoint.
 
         `Trainer` takes `max_steps` for the length of a stream, and so forgets how often the stream has ended. The
@@ -197,7 +265,11 @@ class MSLTrainer(Trainer):
         """
         # Here model and arguments are those of the run, or of the trial of a search, and nothing is wrapped yet.
         self._bind()
-        passes, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args)
+        if self.weight_average is not None:
+            self.weight_average.checkpoint = resume_from_checkpoint
+        passes, batches = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
         if batches and not has_length(self.train_dataset):
             fraction, passes = math.modf(self.state.epoch)
             batches = round(fraction * max_steps * self.args.gradient_accumulation_steps)
@@ -232,7 +304,7 @@ class MSLTrainer(Trainer):
             return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
         self.loss.train()
-        for module in self._frozen_batch_norms:
+        for module in self.frozen_batch_norms:
             module.eval()  # Trainer puts the whole model into training mode before every step
         if not self.loss.needs_masked_branch:
             if self.args.mask_augmentation:
@@ -313,16 +385,6 @@ class MSLTrainer(Trainer):
         with self.weight_average.in_place() if is_averaging else contextlib.nullcontext():
             return super().evaluate(*args, **kwargs)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.weight_average is not None and self.args.should_save:
-            self.weight_average.save(output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.weight_average is not None and checkpoint is not None:
-            self.weight_average.load(checkpoint)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss component since the last log line, under `loss_<component>`."""
         if "loss" in logs and self._component_count:
@@ -331,6 +393,24 @@ class MSLTrainer(Trainer):
                 logs[f"loss_{name}"] = mean.item()
             self._component_sums, self._component_count = {}, 0
         super().log(logs, start_time)
+
+    def push_to_hub(self, repo_id: str | None = None, commit_message: str = "End of training", **kwargs):
+        """Upload model, processor, the model's own code and the card.
+
+        Args:
+            repo_id: `"me/photos"`, or None for `args.hub_model_id`, else the name of the output folder. A text that
+                is no id of a repository is the message, which `Trainer` takes here.
+            commit_message: Of the upload.
+            **kwargs: As for `Trainer.push_to_hub`.
+        """
+        if repo_id is not None:
+            try:
+                validate_repo_id(repo_id)
+            except HFValidationError:
+                repo_id, commit_message = None, repo_id
+        if repo_id is not None and repo_id != self.args.hub_model_id:
+            self.args.hub_model_id, self.hub_model_id = repo_id, None
+        return super().push_to_hub(commit_message, **kwargs)
 
     def create_model_card(self, model_name: str | None = None, license: str | None = None, **kwargs) -> None:
         """The card for `push_to_hub`: that which a recipe wrote, else one of what this trainer knows.
@@ -434,11 +514,18 @@ class MSLTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset=None):
         with self._evaluation_loading():
-            return super().get_eval_dataloader(eval_dataset)
+            return super().get_eval_dataloader(self._evaluated(eval_dataset))
 
     def get_test_dataloader(self, test_dataset):
         with self._evaluation_loading():
-            return super().get_test_dataloader(test_dataset)
+            return super().get_test_dataloader(self._evaluated(test_dataset))
+
+    def _evaluated(self, dataset):
+        """Images and labels as the model wants them; what gives batches, as it is."""
+        if self.class_names is None or not has_images(dataset):
+            return dataset
+        dataset = in_schema({"the data set": dataset}, self.class_names)["the data set"]
+        return make_images(dataset, self.processing_class)
 
     @contextlib.contextmanager
     def _evaluation_loading(self):
@@ -532,13 +619,20 @@ def own_names(model: nn.Module) -> nn.Module:
     return module
 
 
-def joint_equals_separate(model: nn.Module, freeze_batch_norm: bool = False) -> bool:
+def has_statistics(norm: _BatchNorm) -> bool:
+    """Whether batch normalisation has running statistics that were learnt, and not those that random weights have."""
+    if norm.running_mean is None:
+        return False
+    return bool(norm.running_mean.any() or (norm.running_var != 1).any())
+
+
+def joint_equals_separate(model: nn.Module, frozen: Sequence[nn.Module] = ()) -> bool:
     """Whether one forward of image and masked image together equals two: no batch statistics, no dropout.
 
     Dropout is looked for in modules and, because native attention applies it as a function, in the configuration.
     """
     for module in model.modules():
-        if isinstance(module, _BatchNorm) and not freeze_batch_norm:
+        if isinstance(module, _BatchNorm) and module not in frozen:
             return False
         rates = (getattr(module, name, None) for name in ("p", "drop_prob"))
         if "drop" in type(module).__name__.lower() and any(isinstance(rate, float) and rate > 0 for rate in rates):

@@ -21,7 +21,8 @@ from msl_hf.data import load_coco, load_image_folder, load_images, load_voc, loa
 from msl_hf.data.images import check_images, read_image
 from msl_hf.data.schema import DataError, undecoded
 from msl_hf.hub.convert import convert_checkpoint
-from msl_hf.runs.arguments import RunError, read_yaml
+from msl_hf.runs.configs import read_yaml
+from msl_hf.runs.errors import RunError
 from msl_hf.runs.inputs import load_trained, user_input
 
 pytestmark = pytest.mark.slow

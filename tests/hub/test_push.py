@@ -86,7 +86,7 @@ def test_a_trainer_uploads_model_processor_code_and_card(tiny_model, uploads, tm
     measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
     last = [log for log in trainer.state.log_history if "eval_mAP" in log][-1]
     assert measured["mAP"] == pytest.approx(100 * last["eval_mAP"], abs=0.01)
-    assert "8 images" in card.text and "| loss_weights | [0.3, 0.2, 0.5] |" in card.text
+    assert "8 images" in card.text and "| loss_weights | [0.6, 0.4, 0.0] |" in card.text
 
 
 def test_the_card_of_a_recipe_is_kept(tiny_model, uploads, tmp_path):

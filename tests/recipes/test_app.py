@@ -1,6 +1,6 @@
 """The page: its parts by themselves, and the whole of it in a browser, where one is installed."""
 
-import importlib.util
+import importlib
 import os
 import shutil
 import socket
@@ -23,10 +23,7 @@ APP = Path(__file__).parents[2] / "recipes" / "app" / "app.py"
 
 @pytest.fixture(scope="session")
 def app():
-    spec = importlib.util.spec_from_file_location("msl_app", APP)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("msl_hf.runs.app")
 
 
 @pytest.fixture
@@ -190,5 +187,5 @@ def test_serves_no_file_outside_its_folder(page, folders):
 def test_missing_models_are_a_message(tmp_path):
     done = subprocess.run([sys.executable, str(APP), "--models", "a=nowhere/at-all"], capture_output=True, text=True,
                           cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=120)  # fmt: skip
-    assert done.returncode == 1 and "nowhere/at-all" in done.stderr and "make app" in done.stderr
+    assert done.returncode == 1 and "nowhere/at-all" in done.stderr and "msl-hf train" in done.stderr
     assert "Traceback" not in done.stderr

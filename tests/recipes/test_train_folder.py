@@ -54,7 +54,7 @@ def test_own_photographs_without_a_validation_split(photos, backbone_folder, tmp
 
 def test_folder_is_needed(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="--data_dir FOLDER"):
-        run(monkeypatch, "--output_dir", str(tmp_path))
+        run(monkeypatch, "--output_dir", str(tmp_path), "--backbone", "timm/resnet50.a1_in1k")
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -66,7 +66,7 @@ def test_output_folder(recipe, tmp_path, capsys):
 
 def test_without_data_it_trains_on_generated_scenes_and_says_so(tmp_path, monkeypatch, scenes, capsys):
     asked = []
-    monkeypatch.setattr("msl_hf.data.make_scenes", lambda path: asked.append(path) or scenes)
+    monkeypatch.setattr("msl_hf.runs.reading.make_scenes", lambda path: asked.append(path) or scenes)
     monkeypatch.chdir(Path(RECIPE).parents[1])
     flags = ["--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1", "--per_device_train_batch_size", "8",
              "--masks", "patches", "--use_cpu", "true", "--disable_tqdm", "true", "--cpu_threads", "1"]  # fmt: skip
@@ -217,7 +217,7 @@ def test_sigterm_saves_and_exits(processes, backbone_folder, scenes, tmp_path):
 
 def test_a_full_disk_is_called_so(tmp_path, monkeypatch):
     from msl_hf.runs import train as module
-    from msl_hf.runs.arguments import RunError
+    from msl_hf.runs.errors import RunError
 
     def run(free: int, error: Exception):
         monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from trees import make_checkpoint
 
 from msl_hf.runs.ablate import AblateArguments, Grid, ablate, image_passes, summary
-from msl_hf.runs.arguments import RunError
+from msl_hf.runs.errors import RunError
 
 # Clean mAP is the learning rate plus the seed in percent; fails while a file called `broken` lies beside it.
 TRAIN = """
@@ -53,10 +54,18 @@ rows = [{"hole_ratio": [low, high], "mean_hole_ratio": (low + high) / 2, "mAP": 
 """
 
 
+COMMANDS = """
+import pathlib, runpy, sys
+runpy.run_path(str(pathlib.Path(__file__).with_name(sys.argv.pop(1).replace("-", "_") + ".py")), run_name="__main__")
+"""
+
+
 @pytest.fixture
-def recipes(tmp_path):
+def recipes(tmp_path, monkeypatch):
     folder = tmp_path / "recipes"
     folder.mkdir()
+    (folder / "commands.py").write_text(COMMANDS)
+    monkeypatch.setattr("msl_hf.runs.ablate.PROGRAM", (sys.executable, str(folder / "commands.py")))
     (folder / "train_voc.py").write_text(TRAIN)
     (folder / "evaluate.py").write_text(EVALUATE)
     (folder / "bench.yaml").write_text("rate: 0.1")
@@ -78,7 +87,7 @@ def test_all_rows_and_seeds_run_once_and_are_tabled(recipes, tmp_path, capsys):
     first = write_grid(recipes, "first", {"Low rate": {}, "High": {"rate": 0.3, "loss_weights": [1, 0, 0]}})
     second = write_grid(recipes, "second", {"as ever": {}}, hole_ratio=[0.1, 0.2, 0.4, 0.6])
     arguments = AblateArguments([first, second], str(tmp_path / "out"), jobs=2)
-    lines = ablate(arguments, recipes)
+    lines = ablate(arguments)
     assert calls(recipes) == ["0.1 1 false", "0.1 2 false", "0.3 1 false", "0.3 2 false"]
     assert [(line["row"], line["seed"], line["image_passes"]) for line in lines if line["grid"] == "first"] == [
         ("Low rate", 1, 12), ("High", 1, 6), ("Low rate", 2, 12), ("High", 2, 6)
@@ -92,7 +101,7 @@ def test_all_rows_and_seeds_run_once_and_are_tabled(recipes, tmp_path, capsys):
     stored = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     assert len(stored) == 6 and not list((tmp_path / "out").rglob("checkpoint-*"))
     assert "6 rows and seeds in 2 grids, 4 to run" in capsys.readouterr().out
-    assert ablate(arguments, recipes) == lines and len(calls(recipes)) == 4
+    assert ablate(arguments) == lines and len(calls(recipes)) == 4
     assert (tmp_path / "out" / "results.jsonl").read_text().splitlines() == stored
     assert "0 to run" in capsys.readouterr().out
 
@@ -102,50 +111,50 @@ def test_a_failed_run_is_named_and_the_others_go_on(recipes, tmp_path):
     (recipes / "broken").touch()
     arguments = AblateArguments([grid], str(tmp_path / "out"), seeds=[1])
     with pytest.raises(RunError, match=r"1 runs failed:\n  grid, bad, seed 1: error: out of luck.*\.log"):
-        ablate(arguments, recipes)
+        ablate(arguments)
     assert "| good |" in (tmp_path / "out" / "grid.md").read_text()
     (recipes / "broken").unlink()
-    assert len(ablate(arguments, recipes)) == 2 and calls(recipes) == ["0.1 1 false", "0.2 1 false", "0.2 1 false"]
+    assert len(ablate(arguments)) == 2 and calls(recipes) == ["0.1 1 false", "0.2 1 false", "0.2 1 false"]
 
 
 def test_an_interrupted_run_is_resumed(recipes, tmp_path):
     grid = write_grid(recipes, "grid", {"only": {}})
     arguments = AblateArguments([grid], str(tmp_path / "out"), seeds=[1])
-    ablate(arguments, recipes)
+    ablate(arguments)
     (run,) = (tmp_path / "out" / "runs").glob("*-1")
     (run / "metrics.json").unlink()
     (tmp_path / "out" / "results.jsonl").unlink()
     make_checkpoint(run / "checkpoint-5")
-    ablate(arguments, recipes)
+    ablate(arguments)
     assert calls(recipes) == ["0.1 1 false", "0.1 1 true"]
 
 
 def test_a_line_stands_for_a_run_whose_folder_is_gone(recipes, tmp_path):
     """Results that came with the package are not made again, in any grid; curves and other settings are."""
     first = write_grid(recipes, "first", {"a": {}})
-    ablate(AblateArguments([first], str(tmp_path / "out"), seeds=[1]), recipes)
+    ablate(AblateArguments([first], str(tmp_path / "out"), seeds=[1]))
     shutil.rmtree(tmp_path / "out" / "runs")
     second = write_grid(recipes, "second", {"the same": {}, "other": {"rate": 0.3}})
-    lines = ablate(AblateArguments([first, second], str(tmp_path / "out"), seeds=[1]), recipes)
+    lines = ablate(AblateArguments([first, second], str(tmp_path / "out"), seeds=[1]))
     assert calls(recipes) == ["0.1 1 false", "0.3 1 false"]
     by_row = {line["row"]: line for line in lines}
     assert by_row["the same"] == {**by_row["a"], "grid": "second", "row": "the same"}
     third = write_grid(recipes, "third", {"a": {}}, hole_ratio=[0.1, 0.2])
-    (line,) = ablate(AblateArguments([third], str(tmp_path / "out"), seeds=[1]), recipes)
+    (line,) = ablate(AblateArguments([third], str(tmp_path / "out"), seeds=[1]))
     assert calls(recipes) == ["0.1 1 false", "0.1 1 false", "0.3 1 false"] and len(line["robustness"]) == 1
     (recipes / "bench.yaml").write_text("rate: 0.4")
-    (line,) = ablate(AblateArguments([first], str(tmp_path / "out"), seeds=[1]), recipes)
+    (line,) = ablate(AblateArguments([first], str(tmp_path / "out"), seeds=[1]))
     assert line["clean"]["mAP"] == pytest.approx(0.41)
 
 
 def test_only_some_rows_and_only_tables(recipes, tmp_path):
     grid = write_grid(recipes, "grid", {"one": {}, "two": {"rate": 0.3}})
-    lines = ablate(AblateArguments([grid], str(tmp_path / "out"), seeds=[4], rows=["two"]), recipes)
+    lines = ablate(AblateArguments([grid], str(tmp_path / "out"), seeds=[4], rows=["two"]))
     assert [(line["row"], line["seed"]) for line in lines] == [("two", 4)]
-    lines = ablate(AblateArguments([grid], str(tmp_path / "out"), seeds=[4], train=False), recipes)
+    lines = ablate(AblateArguments([grid], str(tmp_path / "out"), seeds=[4], train=False))
     assert len(lines) == 1 and len(calls(recipes)) == 1
     with pytest.raises(RunError, match="no grid has a row 'three'"):
-        ablate(AblateArguments([grid], str(tmp_path / "out"), rows=["three"]), recipes)
+        ablate(AblateArguments([grid], str(tmp_path / "out"), rows=["three"]))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from msl_hf.runs import benchmark
-from msl_hf.runs.arguments import RunError
 from msl_hf.runs.benchmark import BenchmarkArguments
+from msl_hf.runs.errors import RunError
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "benchmark.py")
 

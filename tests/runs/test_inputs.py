@@ -10,9 +10,9 @@ from PIL import Image
 from msl_hf.data import build_processor, load_images, load_voc
 from msl_hf.data.schema import column
 from msl_hf.runs import inputs
-from msl_hf.runs.arguments import DataArguments, MaskArguments, ModelArguments, RunError
+from msl_hf.runs.arguments import DataArguments, MaskArguments, ModelArguments
+from msl_hf.runs.errors import RunError
 from msl_hf.runs.inputs import (
-    choose_ignored_as,
     find_split,
     hide_labels,
     load_masks,
@@ -22,6 +22,7 @@ from msl_hf.runs.inputs import (
     prepare_splits,
     user_input,
 )
+from msl_hf.training.parts import choose_ignored_as
 
 
 def names(splits):

@@ -8,7 +8,8 @@ import signal
 import pytest
 from trees import make_checkpoint
 
-from msl_hf.runs.arguments import RunError, parse_arguments
+from msl_hf.runs.arguments import parse_arguments
+from msl_hf.runs.errors import RunError
 from msl_hf.runs.output import (
     check_folder,
     check_output_dir,

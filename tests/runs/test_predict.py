@@ -20,7 +20,7 @@ from transformers import ViTImageProcessor, pipeline
 
 from msl_hf.data import build_processor
 from msl_hf.runs import predict as predict_module
-from msl_hf.runs.arguments import RunError
+from msl_hf.runs.errors import RunError
 from msl_hf.runs.inputs import load_trained
 from msl_hf.runs.output import locked
 from msl_hf.runs.predict import PredictArguments, find_images, predict, read_predictions, write_predictions

@@ -7,7 +7,8 @@ from exports import EXPORTS, make_coco
 from PIL import Image
 from trees import make_coco as make_official_coco
 
-from msl_hf.runs.arguments import RunError, parse_flags
+from msl_hf.runs.arguments import parse_flags
+from msl_hf.runs.errors import RunError
 from msl_hf.runs.inputs import user_input
 from msl_hf.runs.models import ComparisonArguments, load_data
 from msl_hf.runs.prepare import PrepareArguments

@@ -80,7 +80,7 @@ def test_every_trainable_parameter_changes_in_one_step(name, make_trainer, tiny_
 
 
 def test_components_are_logged_as_running_means(make_trainer):
-    trainer = make_trainer(max_steps=4, logging_steps=2)
+    trainer = make_trainer(max_steps=4, logging_steps=2, loss_weights=[0.3, 0.2, 0.5])
     seen = []
     forward = trainer.loss.forward
     trainer.loss.forward = lambda *args: seen.append(forward(*args)) or seen[-1]
@@ -161,7 +161,9 @@ def test_sequential_branches_train_as_separate_ones(name, steps, make_trainer, t
 def test_batchnorm_and_dropout_call_for_separate_forwards(tiny_model, backbone_folder):
     assert not joint_equals_separate(tiny_model("timm_resnet"))
     assert not joint_equals_separate(tiny_model("hf_resnet"))
-    assert joint_equals_separate(tiny_model("hf_resnet"), freeze_batch_norm=True)
+    model = tiny_model("hf_resnet")
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert joint_equals_separate(model, frozen=norms) and not joint_equals_separate(model, frozen=norms[1:])
     model = tiny_model("hf_vit")
     assert joint_equals_separate(model)
     model.config.backbone_config.attention_probs_dropout_prob = 0.1

@@ -44,18 +44,45 @@ def load_hub(
     Raises:
         DataError: naming the column or row at fault.
     """
-    from datasets import DatasetDict, IterableDatasetDict, load_dataset
+    from datasets import load_dataset
 
     try:
         loaded = load_dataset(path, streaming=streaming)
     except Exception as error:  # datasets, huggingface_hub and fsspec have no common type
         raise DataError(f"{path}: no such folder, and no such data set could be loaded ({error})") from error
+    if class_names is None and (file := class_file(Path(path))) is not None:
+        class_names = read_class_names(file)
+    return as_schema(path, loaded, label_column, class_names, label_columns, label_separator)
+
+
+def as_schema(
+    path: str,
+    loaded: Mapping,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
+    label_columns: Sequence[str] | None = None,
+    label_separator: str | None = None,
+):
+    """What `datasets` has loaded, with an image column and labels of any kind, in the schema.
+
+    Args:
+        path: What messages call the data.
+        loaded: Split -> data set or stream.
+        label_column: As for `load_hub`, as are the others.
+
+    Returns:
+        `DatasetDict`, or `IterableDatasetDict` of streams.
+
+    Raises:
+        DataError: naming the column or row at fault.
+    """
+    from datasets import DatasetDict, IterableDataset, IterableDatasetDict
+
+    streaming = isinstance(next(iter(loaded.values())), IterableDataset)
     if streaming:
         loaded = {split: dataset._resolve_features() for split, dataset in loaded.items()}
     features = next(iter(loaded.values())).features
     image_column = _image_column(path, features)
-    if class_names is None and (file := class_file(Path(path))) is not None:
-        class_names = read_class_names(file)
     column_name = None if label_columns else find_label_column(features, label_column)
     if column_name is not None:
         reader = reader_of_lists(path, loaded, column_name, class_names, label_separator, streaming)

@@ -31,6 +31,12 @@ def find_label_column(features: Mapping, given: str | None) -> str | None:
     return next((name for name in candidates if _leaf(features, name) is not None), None)
 
 
+def stored_class_names(features: Mapping) -> list[str] | None:
+    """The class names that the features of a data set hold; None where they hold none."""
+    column_name = find_label_column(features, None)
+    return getattr(_leaf(features, column_name), "names", None) if column_name is not None else None
+
+
 @dataclass
 class LabelReader:
     """How the labels of a row are read.

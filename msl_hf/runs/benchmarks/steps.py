@@ -28,6 +28,8 @@ NETWORKS = {
 }
 NUM_LABELS, NUM_HEADS = 80, 4  # as on COCO
 
+# What the published step computes: the paper's weights, batch statistics.
+PUBLISHED = {"loss_weights": [0.3, 0.2, 0.5], "freeze_batch_norm": False}
 # The trainer's step: how it is set up. The published step: which improvements are switched on alone.
 TRAINER = {
     "plain": {"loss_weights": [1.0, 0.0, 0.0]},
@@ -108,6 +110,7 @@ class TrainerStep:
     def __init__(self, batch: Batch, masks, **settings):
         self.model = copy.deepcopy(batch.model).train()
         self.inputs = {"pixel_values": batch.images, "labels": batch.labels}
+        settings = {**PUBLISHED, **settings}
         arguments = MSLTrainingArguments("unused", use_cpu=batch.images.device.type == "cpu", **settings)
         processor = build_processor(None, tuple(batch.images.shape[-2:]))
         self.precision = _autocast(batch.images.device, arguments.bf16)

@@ -18,7 +18,7 @@ from ...masks import MaskBank, apply_mask
 from ...training import MSLTrainer, MSLTrainingArguments
 from ..hardware import keep_freed_memory
 from ..speed import time_calls
-from .steps import Batch, TrainerStep, make_step
+from .steps import PUBLISHED, Batch, TrainerStep, make_step
 
 STEPS = 6  # of a training run that is timed
 
@@ -61,6 +61,7 @@ def time_training(batch: Batch, use_cpu: bool) -> float:
             save_strategy="no",
             per_device_train_batch_size=count,
             logging_steps=1,
+            **PUBLISHED,
             disable_tqdm=True,
             report_to="none",
         )

@@ -1,0 +1,259 @@
+r"""A page to try models on: labels, where their evidence lies, and what changes when a part of the image is hidden.
+
+    msl-hf app --models MSL=outputs/photos plain=outputs/photos-plain
+    MSL_APP_MODELS="MSL=me/photos plain=me/photos-plain" python app.py      # as a Space: recipes/app/
+
+Without --models it takes those of the demo, which `make app` trains, and outputs/demo where it stands alone.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from ..data.images import read_image
+from ..data.schema import DataError
+from ..masks import MaskBank, apply_mask
+from ..model.pipeline_msl import labels_above
+from .arguments import parse_flags
+from .errors import RunError
+from .inputs import load_trained, user_input
+
+DEMO_MODELS = ["MSL=outputs/demo", "plain=outputs/demo-plain"]
+MAX_FILE_SIZE = "10mb"
+MAX_PIXELS = 50_000_000  # a photograph of 50 megapixels; larger ones are refused before they are decoded
+SIDE = 512  # of what is shown and painted on, in pixels
+SHOWN = 5  # labels of each model
+INTRODUCTION = """# What is in the photograph, when a part of it is hidden?
+
+Choose a photograph, paint over a part of it or hide a random part, and compare what two models still recognise.
+"""
+
+
+@dataclass
+class AppArguments:
+    """What the page offers, and where."""
+
+    models: list[str] = field(
+        default_factory=list, metadata={"help": "Models to choose from, as NAME=PATH; default: those of the demo."}
+    )
+    port: int = field(default=7860, metadata={"help": "Where the page is served."})
+    host: str | None = field(default=None, metadata={"help": "Address to serve on; default: this machine alone."})
+
+
+class Model:
+    """A model folder or Hub id, under a name.
+
+    Args:
+        name: As the page calls it.
+        path: Where it is.
+    """
+
+    def __init__(self, name: str, path: str):
+        self.name = name
+        self.network, self.processor = load_trained(path)
+        self.network.eval()
+        self.labels = [self.network.config.id2label[index] for index in range(self.network.config.num_labels)]
+
+    def predict(self, image: Image.Image, keep: np.ndarray) -> tuple[dict[str, float], str]:
+        """Scores of the labels shown, and a sentence with those above their thresholds, for a masked image.
+
+        Args:
+            image: The photograph.
+            keep: (H, W) bool at the image's size, False where it is hidden.
+        """
+        with torch.inference_mode():
+            scores = self.network(self._inputs(image, keep)).logits.sigmoid()[0]
+        found = [self.labels[index] for index in labels_above(scores, self.network.config)]
+        order = scores.argsort(descending=True)[:SHOWN].tolist()
+        return {self.labels[index]: scores[index].item() for index in order}, ", ".join(found) or "nothing"
+
+    def overlay(self, image: Image.Image, keep: np.ndarray, label: str) -> Image.Image:
+        """The image as the model sees it, with the map of where the evidence for the label lies."""
+        with torch.inference_mode():
+            score_map = self.network.score_maps(self._inputs(image, keep))[0, self.labels.index(label)].float().numpy()
+        low, high = score_map.min(), score_map.max()
+        heat = Image.fromarray(((score_map - low) / max(high - low, 1e-6) * 255).astype(np.uint8))
+        heat = np.asarray(heat.resize(image.size, Image.Resampling.BILINEAR)) / 255
+        colours = matplotlib.colormaps["magma"](heat)[..., :3] * 255
+        return Image.fromarray((0.5 * np.asarray(hide(image, keep)) + 0.5 * colours).astype(np.uint8))
+
+    def _inputs(self, image: Image.Image, keep: np.ndarray) -> torch.Tensor:
+        pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
+        size = pixel_values.shape[-2:][::-1]
+        keep = np.asarray(Image.fromarray(keep).resize(size, Image.Resampling.NEAREST))
+        mask = torch.from_numpy(keep.copy())[None, None]
+        return apply_mask(pixel_values, mask, self.processor.image_mean, self.processor.image_std)
+
+
+def hide(image: Image.Image, keep: np.ndarray) -> Image.Image:
+    """The image, black where `keep` is False."""
+    return Image.fromarray(np.where(keep[..., None], np.asarray(image), 0).astype(np.uint8))
+
+
+def open_photograph(file: str | None) -> Image.Image:
+    """An uploaded file as an upright RGB image, the longer side of SIDE pixels.
+
+    Raises:
+        gr.Error: with what is wrong with the file.
+    """
+    if file is None:
+        raise gr.Error("Choose a photograph first.")
+    try:
+        with Image.open(file) as header:
+            if header.width * header.height > MAX_PIXELS:
+                raise gr.Error(f"The photograph has {header.width} x {header.height} pixels; "
+                               f"at most {MAX_PIXELS // 10**6} megapixels are read here.")  # fmt: skip
+        image = read_image({"image": {"path": file, "bytes": None}})
+    except (OSError, Image.DecompressionBombError, DataError) as error:
+        raise gr.Error(f"{Path(file).name} is not a photograph that can be read (JPEG, PNG or WebP).") from error
+    return ImageOps.contain(image, (SIDE, SIDE))
+
+
+def painted(editor: dict | None) -> tuple[Image.Image, np.ndarray]:
+    """The photograph in the editor, and what is kept of it: everything that was not painted over."""
+    if not editor or editor.get("background") is None:
+        raise gr.Error("Choose a photograph first.")
+    image = editor["background"].convert("RGB")
+    keep = np.ones((image.height, image.width), dtype=bool)
+    for layer in editor["layers"]:
+        keep &= np.asarray(layer.convert("RGBA").resize(image.size, Image.Resampling.NEAREST))[..., 3] == 0
+    return image, keep
+
+
+def with_mask(image: Image.Image, keep: np.ndarray) -> dict:
+    """What the editor shows: the photograph, and a layer with the mask in black."""
+    layer = np.zeros((*keep.shape, 4), dtype=np.uint8)
+    layer[~keep] = (0, 0, 0, 255)
+    return {"background": image, "layers": [Image.fromarray(layer)], "composite": None}
+
+
+def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
+    """The page.
+
+    Args:
+        models: By name; the first two are shown at first.
+        examples: Image files to choose from.
+    """
+    names = list(models)
+
+    def choose(file: str | None):
+        image = open_photograph(file)
+        return with_mask(image, np.ones((image.height, image.width), dtype=bool))
+
+    def pick(event: gr.SelectData):
+        return choose(examples[event.index])
+
+    def hide_random(editor: dict | None, share: float):
+        image, _ = painted(editor)
+        low = min(max(share / 100 - 0.05, 0.01), 0.85)
+        bank = MaskBank.generate(40, hole_ratio=(round(low, 2), round(low + 0.1, 2)))
+        return with_mask(image, bank.sample(1, (image.height, image.width))[0, 0].numpy())
+
+    def show_all(editor: dict | None):
+        image, _ = painted(editor)
+        return with_mask(image, np.ones((image.height, image.width), dtype=bool))
+
+    def recognise(editor: dict | None, left: str, right: str, label: str | None):
+        image, keep = painted(editor)
+        results = []
+        for name in (left, right):
+            scores, found = models[name].predict(image, keep)
+            chosen = label if label in models[name].labels else next(iter(scores))
+            results += [scores, f"**{name}** sees: {found}", models[name].overlay(image, keep, chosen)]
+        return [*results, f"{1 - keep.mean():.0%} of the photograph is hidden."]
+
+    labels = list(dict.fromkeys(label for model in models.values() for label in model.labels))
+    with gr.Blocks(title="Hidden objects", analytics_enabled=False) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column(min_width=320):
+                upload = gr.File(
+                    label="Drop a photograph here, or choose one", file_types=["image"], height=120, elem_id="upload"
+                )
+                editor = gr.ImageEditor(
+                    label="Paint over what is to be hidden", type="pil", sources=(), transforms=(), layers=False,
+                    brush=gr.Brush(default_size=40, colors=["#000000"], color_mode="fixed"), elem_id="editor",
+                    canvas_size=(SIDE, SIDE),
+                )  # fmt: skip
+                share = gr.Slider(5, 85, 55, step=5, label="Share to hide (%)", elem_id="share")
+                with gr.Row():
+                    random = gr.Button("Hide a random part", elem_id="random")
+                    clear = gr.Button("Show everything", elem_id="clear")
+                gallery = gr.Gallery(
+                    examples, label="Generated examples", columns=4, height=220, allow_preview=False,
+                    interactive=False, visible=bool(examples), elem_id="examples",
+                )  # fmt: skip
+            with gr.Column(min_width=320):
+                status = gr.Markdown("", elem_id="status")
+                label = gr.Dropdown(
+                    labels, value=None, label="Class of the maps (none: the first of each model)", elem_id="label"
+                )
+                columns = []
+                with gr.Row():
+                    for number in range(2):
+                        with gr.Column(min_width=160):
+                            chooser = gr.Dropdown(
+                                names,
+                                value=names[min(number, len(names) - 1)],
+                                label="Model",
+                                elem_id=f"model{number}",
+                            )
+                            scores = gr.Label(num_top_classes=SHOWN, label="Scores", elem_id=f"scores{number}")
+                            found = gr.Markdown("", elem_id=f"found{number}")
+                            overlay = gr.Image(label="Where the evidence lies", elem_id=f"map{number}", buttons=[])
+                            columns.append((chooser, scores, found, overlay))
+        choosers = [column[0] for column in columns]
+        outputs = [part for column in columns for part in column[1:]] + [status]
+        again = {"fn": recognise, "inputs": [editor, *choosers, label], "outputs": outputs, "show_progress": "minimal"}
+        chosen = upload.upload(choose, upload, editor)
+        chosen.success(**again).then(lambda: None, None, upload)  # room for the next photograph
+        chosen.failure(lambda: None, None, upload)
+        random.click(hide_random, [editor, share], editor).success(**again)
+        clear.click(show_all, editor, editor).success(**again)
+        gallery.select(pick, None, editor).success(**again)
+        editor.apply(**again)
+        editor.input(**again, trigger_mode="always_last")
+        for changed in (*choosers, label):
+            changed.input(**again)
+    return page
+
+
+def example_files() -> list[str]:
+    """Images in `examples/`, or else scenes of the demo, where it has been run."""
+    for folder in (Path("examples"), Path("outputs/scenes/VOC2007/JPEGImages")):
+        files = sorted(str(file) for file in folder.glob("*.jpg"))
+        if files:
+            return files[-8:]
+    return []
+
+
+def run(argv: list[str]) -> None:
+    """`msl-hf app` with these flags: serves the page until it is interrupted.
+
+    Raises:
+        RunError: for a model that cannot be loaded.
+    """
+    (arguments,) = parse_flags(argv, __doc__, AppArguments)
+    given = arguments.models or os.environ.get("MSL_APP_MODELS", "").split()
+    given = given or [model for model in DEMO_MODELS if Path(model.split("=")[1]).is_dir()] or DEMO_MODELS[:1]
+    if not all("=" in model for model in given):
+        raise RunError(f"--models takes NAME=PATH, such as MSL=outputs/photos, got {' '.join(given)}")
+    try:
+        with user_input():
+            models = {name: Model(name, path) for name, path in (model.split("=", 1) for model in given)}
+    except RunError as error:
+        raise RunError(f"{error}\n'msl-hf train' trains the model of the demo first; --models NAME=PATH takes "
+                       "yours") from error  # fmt: skip
+    page = build_page(models, example_files())
+    page.queue(default_concurrency_limit=2, max_size=32).launch(
+        server_name=arguments.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        server_port=arguments.port,
+        max_file_size=MAX_FILE_SIZE,
+        show_error=False,
+    )
