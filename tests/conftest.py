@@ -49,7 +49,11 @@ def backbone_folder(tmp_path_factory):
                 config = AutoConfig.for_model("timm_wrapper", architecture=architecture, model_args=arguments)
             else:
                 config = AutoConfig.for_model(kind, **NATIVE[kind])
-            AutoModel.from_config(config).save_pretrained(folder)
+            model = AutoModel.from_config(config)
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    torch.nn.init.ones_(module.weight)  # versions of timm begin with 0, where nothing gets a gradient
+            model.save_pretrained(folder)
         return folder
 
     return make

@@ -3,8 +3,10 @@
 import ast
 import doctest
 import importlib
+import json
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -94,14 +96,54 @@ def test_no_file_names_a_path_of_a_machine():
             assert str(Path.home()) + "/" not in path.read_text() and str(ROOT) not in path.read_text(), path
 
 
-@pytest.mark.slow
-def test_wheel_holds_the_package_and_its_data(tmp_path):
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)],
                    check=True, capture_output=True, timeout=240)  # fmt: skip
-    (wheel,) = tmp_path.glob("msl_hf-*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
+    (wheel,) = folder.glob("msl_hf-*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_its_data_and_the_command(wheel):
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
     assert {str(path.relative_to(ROOT)) for path in sources()} <= names
     assert {"msl_hf/py.typed", "msl_hf/hub/card_template.md"} <= names
+    for kind in ("configs", "ablations"):
+        assert {f"msl_hf/{kind}/{file.name}" for file in (ROOT / "recipes" / kind).iterdir()} <= names
+    assert "msl-hf = msl_hf.cli:main" in archive.read("msl_hf-0.1.0.dist-info/entry_points.txt").decode()
+
+
+# What hosted notebooks and clusters have, older and newer.
+HOSTED = [
+    {"torch": "2.11.0", "torchvision": "0.26.0", "transformers": "5.15.0", "huggingface_hub": "1.27.0",
+     "numpy": "2.1.0", "pillow": "11.3.0", "datasets": "4.0.0", "scikit-learn": "1.6.0", "matplotlib": "3.10.0"},
+    {"torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "transformers": "5.17.0", "huggingface_hub": "1.33.0",
+     "numpy": "2.5.0", "pillow": "11.3.0", "datasets": "4.0.0", "scikit-learn": "1.6.1", "matplotlib": "3.10.0"},
+]  # fmt: skip
+BESIDE = {"accelerate": "1.12.0", "timm": "1.0.22", "safetensors": "0.6.2", "evaluate": "0.4.6", "PyYAML": "6.0.2",
+          "Jinja2": "3.1.6", "tqdm": "4.67.1", "filelock": "3.18.0"}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosted", HOSTED, ids=["older", "newer"])
+def test_installing_replaces_nothing(wheel, hosted, tmp_path):
+    """pip decides by names and versions: an environment of empty packages has these."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    (site,) = tmp_path.glob("venv/lib/python*/site-packages")
+    for name, version in (hosted | BESIDE).items():
+        folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (folder / "INSTALLER").write_text("pip\n")
+        (folder / "RECORD").write_text("")
+    command = [sys.executable, "-m", "pip", "--python", str(tmp_path / "venv"), "install", "--dry-run", "--no-index",
+               "--quiet", "--report", "-", str(wheel)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert [item["metadata"]["name"] for item in json.loads(done.stdout)["install"]] == ["msl_hf"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 import os
+from importlib.metadata import version
 from inspect import signature
 
 import numpy as np
@@ -157,8 +158,9 @@ class StreamedImages(IterableDataset):
         self.images = ImageDataset(dataset, processor, **kwargs)
         self.drop_bad_images = drop_bad_images
         # Where processes were launched, Accelerate sends the batches of a stream from one to the others, and cannot
-        # do so with strings.
-        self.with_ids = "WORLD_SIZE" not in os.environ
+        # do so with strings; before 1.13 it does the same in a single process.
+        sends = "WORLD_SIZE" in os.environ or tuple(map(int, version("accelerate").split(".")[:2])) < (1, 13)
+        self.with_ids = not sends
         if shuffle_buffer:
             shuffle = self.images.dataset.shuffle
             # datasets would read ten files at a time, and hold all of each: 3.7 GB in every worker for files of 190 MB

@@ -389,6 +389,8 @@ def _adapt_timm_config(backbone_config, source, height: int, width: int) -> None
         arguments["img_size"] = [height, width]
     if "dynamic_img_size" in inspect.signature(type(network).__init__).parameters:
         arguments["dynamic_img_size"] = True  # other sizes at inference, and score maps of non-square images
+    elif "strict_img_size" in inspect.signature(type(network).__init__).parameters:
+        arguments["strict_img_size"] = False  # the same in Swin transformers of older timm
     backbone_config.model_args = arguments or None
     backbone_config.do_pooling = False  # the head reads the local features; a pooled copy would be thrown away
 

@@ -194,4 +194,6 @@ class MSLTrainingArguments(TrainingArguments):
     def what_makes_a_run(self) -> dict:
         """The settings that decide what comes out, as plain values; not paths, logging or hardware."""
         values = self.to_dict()
+        if values["freeze_batch_norm"] is None:
+            values["freeze_batch_norm"] = "where learnt"
         return {name: values[name] for name in SETTINGS}

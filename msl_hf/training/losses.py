@@ -109,6 +109,34 @@ class SelfPacedCorrection(nn.Module):
         return distance**self.gamma * binary_cross_entropy(logits, targets)
 
 
+class AsymmetricLoss(nn.Module):
+    """Asymmetric loss (Ridnik et al. 2021), without reduction, which timm's has in its newest versions alone.
+
+    With p of the logit, a present label costs `(1 - p)^gamma_pos * -log p`, an absent one
+    `p'^gamma_neg * -log(1 - p')` with p' = max(p - clip, 0). As in the published training no gradient goes through the
+    focusing weight.
+
+    Args:
+        gamma_neg: Focusing exponent of absent labels.
+        gamma_pos: Focusing exponent of present labels.
+        clip: Probability that absent labels may have without cost.
+    """
+
+    def __init__(self, gamma_neg: float = 4.0, gamma_pos: float = 0.0, clip: float = 0.05):
+        super().__init__()
+        self.gamma_neg, self.gamma_pos, self.clip = gamma_neg, gamma_pos, clip
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(B, C) logits and targets -> (B, C) losses, in float32: half precision would round 1 - p to 0."""
+        probabilities, targets = logits.float().sigmoid(), targets.float()
+        absent = (1 - probabilities + self.clip).clamp(max=1)
+        losses = -targets * probabilities.clamp(min=1e-8).log() - (1 - targets) * absent.clamp(min=1e-8).log()
+        with torch.no_grad():
+            surety = targets * probabilities + (1 - targets) * absent
+            weights = (1 - surety) ** (targets * self.gamma_pos + (1 - targets) * self.gamma_neg)
+        return weights * losses
+
+
 def make_classification_loss(
     name: str,
     pos_weight: Sequence[float] | None = None,
@@ -131,11 +159,7 @@ def make_classification_loss(
     if pos_weight is not None and name != "bce":
         raise ValueError(f"pos_weight belongs to the loss 'bce', not to {name!r}")
     if name == "asl":
-        from timm.loss import AsymmetricLossMultiLabel
-
-        return AsymmetricLossMultiLabel(
-            asl_gamma_neg, asl_gamma_pos, asl_clip, disable_torch_grad_focal_loss=True, reduction="none"
-        )
+        return AsymmetricLoss(asl_gamma_neg, asl_gamma_pos, asl_clip)
     if name == "focal":
         from torchvision.ops import sigmoid_focal_loss
 
@@ -172,7 +196,7 @@ class MSLLoss(nn.Module):
         weights: (w1, w2, w3) of recognition, masked and label-consistency term; (0.3, 0.2, 0.5) is the best row of
             Table 7, (1, 0, 0) plain supervised training, w3 = 0 "MaBr only", w2 = 0 "LaCo only".
         classification_loss: Replaces the binary cross-entropy: a callable (logits, targets) -> (B, C) losses without
-            reduction, such as `timm.loss.AsymmetricLossMultiLabel(reduction="none")`.
+            reduction, such as `AsymmetricLoss()`.
 
     Examples:
         >>> loss = MSLLoss()(torch.randn(2, 5), torch.randn(2, 5), torch.ones(2, 5))

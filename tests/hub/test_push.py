@@ -1,10 +1,12 @@
 """Uploads, against a stand-in for the calls of the Hub."""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
@@ -56,6 +58,9 @@ def uploads(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.repocard.hf_hub_download", hf_hub_download)
     for function in (create_repo, create_commit, upload_folder):
         monkeypatch.setattr(HfApi, function.__name__, function)
+        for module in (transformers.utils.hub, transformers.trainer):  # before 5.20 they have the functions by name
+            if hasattr(module, function.__name__):
+                monkeypatch.setattr(module, function.__name__, functools.partial(function, HfApi()))
     return stored
 
 

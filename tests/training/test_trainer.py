@@ -440,7 +440,8 @@ def test_a_loss_function_beside_the_loss_is_refused(tiny_model, tmp_path):
 
 WORK = {  # of those that change the loss or the data, what this trainer does as `Trainer` does
     "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type",
-    "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "optim_target_modules", "weight_decay", "adam_beta1",
+    "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "optim", "optim_args",
+    "optim_target_modules", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "bf16_full_eval",
     "fp16_full_eval", "tf32", "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
     "gradient_checkpointing_kwargs", "torch_compile", "torch_compile_backend", "torch_compile_mode",
@@ -450,7 +451,8 @@ WORK = {  # of those that change the loss or the data, what this trainer does as
     "prediction_loss_only", "eval_do_concat_batches", "batch_eval_metrics", "include_for_metrics", "eval_on_start",
 }  # fmt: skip
 NEITHER = {  # logging, saving, hardware, and words: no loss and no data
-    "output_dir", "use_cache", "torch_empty_cache_steps", "logging_strategy", "logging_steps", "logging_first_step",
+    "output_dir", "logging_dir", "use_cache", "torch_empty_cache_steps", "logging_strategy", "logging_steps",
+    "logging_first_step",
     "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project",
     "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "eval_strategy", "eval_steps", "eval_delay",
     "eval_use_gather_object", "eval_accumulation_steps", "save_only_model", "save_strategy", "save_steps",
