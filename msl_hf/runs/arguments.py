@@ -271,7 +271,7 @@ def _default_precision(use_cpu: bool) -> list[str]:
     if torch.accelerator.is_available() and not use_cpu:
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return ["--bf16", "true"] if has_bf16 else []
-    # torch before 2.11 does not say what the processor has; there it is float32.
+    # Older versions of torch do not say what the processor has; there it is float32.
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return ["--use_cpu", "true", "--bf16", "true"] if has_bf16 else []

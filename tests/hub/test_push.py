@@ -94,6 +94,17 @@ def test_a_trainer_uploads_model_processor_code_and_card(tiny_model, uploads, tm
     assert "8 images" in card.text and "| loss_weights | [0.6, 0.4, 0.0] |" in card.text
 
 
+def test_a_repository_by_its_id_or_a_message(tiny_model, uploads, tmp_path):
+    arguments = MSLTrainingArguments(str(tmp_path / "cats"), use_cpu=True, report_to="none")
+    trainer = MSLTrainer(tiny_model(), arguments, MaskBank.patches(), build_processor(None, 32))
+    trainer.push_to_hub("you/photos")
+    trainer.push_to_hub()  # there again
+    assert set(uploads) == {"you/photos"} and "README.md" in uploads["you/photos"]
+    trainer.push_to_hub("them/photos")
+    trainer.push_to_hub("Better photographs")  # what Trainer takes first: the message
+    assert set(uploads) == {"you/photos", "them/photos"}
+
+
 def test_the_card_of_a_recipe_is_kept(tiny_model, uploads, tmp_path):
     from msl_hf.hub.card import write_card
 

@@ -174,6 +174,37 @@ def test_batchnorm_and_dropout_call_for_separate_forwards(tiny_model, backbone_f
     assert not joint_equals_separate(model)
 
 
+def learn_statistics(model) -> list[torch.nn.Module]:
+    """Give batch normalisation statistics as pretraining leaves them; the layers."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 2)
+    return norms
+
+
+def test_statistics_are_frozen_where_they_were_learnt(make_trainer, tiny_model):
+    model = tiny_model("timm_resnet")
+    assert make_trainer(model).frozen_batch_norms == []  # random weights have none yet
+    norms = learn_statistics(model)
+    assert make_trainer(model).frozen_batch_norms == norms and make_trainer(model).joint_forward
+    assert make_trainer(model, freeze_batch_norm=False).frozen_batch_norms == []
+    norms[0].reset_running_stats()  # a fresh layer beside pretrained ones learns its own
+    trainer = make_trainer(model)
+    assert trainer.frozen_batch_norms == norms[1:] and not trainer.joint_forward
+    before = norms[0].running_mean.clone(), norms[1].running_mean.clone()
+    trainer.train()
+    assert not torch.equal(norms[0].running_mean, before[0]) and torch.equal(norms[1].running_mean, before[1])
+
+
+def test_statistics_that_the_run_itself_has_learnt_are_not_frozen_on_resuming(make_trainer, tmp_path):
+    whole = make_trainer(save_strategy="steps", save_steps=2, max_steps=4)
+    whole.train()
+    resumed = make_trainer(max_steps=4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert resumed.frozen_batch_norms == [] and torch.equal(weights(resumed.model), weights(whole.model))
+
+
 @pytest.mark.parametrize("name", ["timm_resnet", "hf_resnet"])
 def test_frozen_batch_norm_keeps_statistics_and_trains_the_rest(name, make_trainer, tiny_model):
     """Scale and shift learn, running statistics stay, and one forward of both branches is what two are."""
