@@ -32,13 +32,16 @@ def has_images(dataset) -> bool:
     return any(isinstance(feature, datasets.Image) for feature in features.values())
 
 
-def in_schema(datasets: Mapping[str, Any], class_names: Sequence[str] | None = None) -> dict:
+def in_schema(
+    datasets: Mapping[str, Any], class_names: Sequence[str] | None = None, otherwise: Sequence[str] | None = None
+) -> dict:
     """Data sets with images, by name, with the columns of the schema and one list of classes.
 
     Args:
         datasets: Those that `load_image_folder` and the like give are left as they are; labels of others may be
             written in any of the ways that `load_images` reads.
-        class_names: The classes in order; None takes those of the data.
+        class_names: The classes in order; None takes those that the features of the data hold.
+        otherwise: The classes where they hold none; None takes all names in the data, sorted.
 
     Raises:
         DataError: where the labels cannot be read.
@@ -60,7 +63,7 @@ def in_schema(datasets: Mapping[str, Any], class_names: Sequence[str] | None = N
     for name, dataset in (*foreign[True].items(), *foreign[False].items()):
         if (names := stored_class_names(dataset.features)) is not None:
             stored[name] = names
-    class_names = class_names or next(iter(stored.values()), None)
+    class_names = class_names or next(iter(stored.values()), otherwise)
     for name, found in stored.items():
         if list(found) != list(class_names):
             raise ValueError(f"{name} has the classes {listed(found)}, and not {listed(class_names)} in this order; "
@@ -97,9 +100,8 @@ def make_model(model: str | os.PathLike | nn.Module, class_names: Sequence[str] 
         if kwargs:
             raise ValueError(f"model_init_kwargs ({', '.join(kwargs)}) say how a model is made of its name or of a "
                              "backbone, and the model is made already")  # fmt: skip
-        own = getattr(getattr(model, "config", None), "id2label", None)
         if class_names is not None and isinstance(model, MSLForImageClassification):
-            own = [own[index] for index in range(len(own))]
+            own = classes_of(model)
             if own != list(class_names):
                 raise ValueError(f"the model has the classes {listed(own)}, the data {listed(class_names)}; give it "
                                  "those of the data, with model.replace_head(class_names)")  # fmt: skip
@@ -113,9 +115,14 @@ def make_model(model: str | os.PathLike | nn.Module, class_names: Sequence[str] 
         return MSLForImageClassification.from_backbone(model, **kwargs)
 
 
+def classes_of(network: MSLForImageClassification) -> list[str]:
+    """The class names of a model, in order."""
+    return [network.config.id2label[index] for index in range(network.config.num_labels)]
+
+
 def with_classes(network: MSLForImageClassification, class_names: list[str], name: str) -> MSLForImageClassification:
     """The trained model with the classes of the data; where they are others, the head is replaced, and said so."""
-    own = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    own = classes_of(network)
     if own != class_names:
         new = network.replace_head(class_names)
         known = [label for label in class_names if label not in new]

@@ -24,6 +24,7 @@ from ..data.schema import MultiLabelCollator, class_names_of
 from ..evaluation.metrics import metrics_from_logits
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
+from ..model import MSLForImageClassification
 from .adapters import (
     add_adapters,
     freeze_namesakes,
@@ -36,7 +37,7 @@ from .arguments import MSLTrainingArguments
 from .averaging import WeightAverage
 from .callbacks import SetEpoch
 from .losses import IGNORED, MSLLoss, make_classification_loss
-from .parts import choose_ignored_as, has_images, in_schema, make_images, make_model, make_processor
+from .parts import choose_ignored_as, classes_of, has_images, in_schema, make_images, make_model, make_processor
 from .precision import run_depthwise_in_float32
 from .schedule import warmup_step_schedule
 
@@ -114,7 +115,9 @@ class MSLTrainer(Trainer):
             args = MSLTrainingArguments("outputs", eval_strategy="no" if eval_dataset is None else "epoch")
         evaluated = eval_dataset if isinstance(eval_dataset, Mapping) else {"eval_dataset": eval_dataset}
         given = {"train_dataset": train_dataset, **evaluated}
-        images = in_schema({name: dataset for name, dataset in given.items() if has_images(dataset)})
+        own_classes = classes_of(model) if isinstance(model, MSLForImageClassification) else None
+        images = {name: dataset for name, dataset in given.items() if has_images(dataset)}
+        images = in_schema(images, otherwise=own_classes)
         self.class_names = class_names_of(next(iter(images.values()))) if images else None
         if model is not None:
             source = model
@@ -125,6 +128,8 @@ class MSLTrainer(Trainer):
                 name = source if is_name else getattr(source, "name_or_path", None) if is_made else None
                 processing_class = make_processor(model, name or None)
         if images:
+            if processing_class is None:
+                raise ValueError("model_init says nothing of how images are normalised: pass processing_class, too")
             if data_collator is None:
                 count, train = len(self.class_names), images.get("train_dataset")
                 ignored_as = "negative" if train is None else choose_ignored_as(None, train, args.classification_loss)

@@ -155,6 +155,15 @@ def test_an_msl_model_by_its_folder_keeps_what_it_knows(tiny_model, tmp_path, ca
     assert list(again.processing_class.image_std) == [0.2] * 3
 
 
+def test_names_are_read_in_the_order_of_a_model_that_is_there(tiny_model, tmp_path):
+    model = tiny_model()
+    model.replace_head(["owl", "cat", "dog"])
+    data, processor = plain(LABELS, List(Value("string"))), build_processor(None, 32)
+    trainer = MSLTrainer(model, arguments(tmp_path, model_init_kwargs=None), processing_class=processor,
+                         train_dataset=data)  # fmt: skip
+    assert trainer.class_names == ["owl", "cat", "dog"] and targets(trainer)[1].tolist() == [1, 0, 1]
+
+
 class Network(nn.Module):
     def __init__(self):
         super().__init__()
