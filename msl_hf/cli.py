@@ -59,4 +59,5 @@ def main(*before: str) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(__package__):
             raise
-        sys.exit(f"error: msl-hf {name} needs {error.name}, which is not installed: pip install {error.name}")
+        package = "msl_hf[app]" if error.name == "gradio" else error.name
+        sys.exit(f"error: msl-hf {name} needs {error.name}, which is not installed: pip install '{package}'")

@@ -76,7 +76,7 @@ def test_a_package_that_is_missing(monkeypatch):
         raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
 
     monkeypatch.setattr(cli.importlib, "import_module", fail)
-    with pytest.raises(SystemExit, match="msl-hf app needs gradio, which is not installed: pip install gradio"):
+    with pytest.raises(SystemExit, match="msl-hf app needs gradio, which is not installed: pip install 'msl_hf.app.'"):
         run(monkeypatch, "app")
 
 

@@ -86,4 +86,4 @@ def test_the_command_predicts_and_names_what_training_lacks(tiny_model, tmp_path
     assert done.returncode == 0 and "a.png" in (tmp_path / "labels.csv").read_text(), done.stderr
     done = run(COMMAND, "train")
     assert done.returncode == 1
-    assert "error: msl-hf train needs datasets, which is not installed: pip install datasets" in done.stderr
+    assert "error: msl-hf train needs datasets, which is not installed: pip install 'datasets'" in done.stderr

@@ -123,7 +123,7 @@ HOSTED = [
     {"torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "transformers": "5.17.0", "huggingface_hub": "1.33.0",
      "numpy": "2.5.0", "pillow": "11.3.0", "datasets": "4.0.0", "scikit-learn": "1.6.1", "matplotlib": "3.10.0"},
 ]  # fmt: skip
-BESIDE = {"accelerate": "1.12.0", "timm": "1.0.22", "safetensors": "0.6.2", "evaluate": "0.4.6", "PyYAML": "6.0.2",
+BESIDE = {"accelerate": "1.12.0", "timm": "1.0.24", "safetensors": "0.6.2", "evaluate": "0.4.6", "PyYAML": "6.0.2",
           "Jinja2": "3.1.6", "tqdm": "4.67.1", "filelock": "3.18.0"}  # fmt: skip
 
 

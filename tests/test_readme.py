@@ -27,6 +27,8 @@ EXTRA = {  # what makes a command of the README short, by its recipe; what it ne
     "export.py": ["--max_eval_samples", "40", "--calibration_images", "8", "--cpu_threads", "1"],
     "predict.py": ["--use_cpu", "true", "--cpu_threads", "1"],
 }
+SMALL = ('__import__("msl_hf").MSLTrainingArguments("outputs/three", use_cpu=True, max_steps=2, '
+         'model_init_kwargs={"image_size": 64})')  # fmt: skip
 ELSEWHERE = ("benchmark.py", "ablate.py", "app.py", "convert_checkpoint.py")  # have tests of their own; take minutes
 NOT_HERE = ("--download", "data/coco", "data/wider", "--seed S", "recipes/configs/voc_")  # data that a test has not
 
@@ -102,6 +104,7 @@ def test_every_block_runs(folder):
             short = '("outputs/python", max_steps=2, use_cpu=True)'  # for the trainer of the example
             code = local(code).replace('("outputs/photos")', short)
             code = code.replace('trainer.push_to_hub("me/photos")', "trainer.save_model()")
+            code = code.replace("MSLTrainer(model=", f"MSLTrainer(args={SMALL}, model=")
             run([sys.executable, "-c", code])
             ran += 1
         elif not language:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import transformers
+from accelerate.utils import broadcast
 from datasets import IterableDataset
 from safetensors import SafetensorError
 
@@ -27,7 +28,7 @@ from ..hub.card import write_card
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer
-from ..training.adapters import has_adapters
+from ..training.adapters import has_adapters, merged
 from ..training.callbacks import SaveBestModel, SaveOnTermination, best_evaluation
 from ..training.parts import choose_ignored_as
 from ..training.trainer import check_size
@@ -158,11 +159,7 @@ def _measure_and_write(
     elif best["step"] == trainer.state.global_step:
         results["best"] = results["last"]
     else:
-        saved = MSLForImageClassification.from_pretrained(output_dir)
-        if has_adapters(trainer.model):
-            trainer.model = trainer.model_wrapped = saved.to(training.device)  # its adapters are merged
-        else:
-            trainer.model.load_state_dict(saved.state_dict())
+        take_best(trainer, output_dir)
         results["best"] = {"epoch": best["epoch"], **evaluate(trainer, splits, processor, test_masks)}
     chosen = "last" if best is None else "best"
     curve = arguments.run.robustness_curve and splits.test is not None and arguments.masks.masks != "patches"
@@ -199,6 +196,16 @@ def _measure_and_write(
     if training.push_to_hub:
         trainer.push_to_hub(model_name=output_dir.resolve().name)
     return report
+
+
+def take_best(trainer: MSLTrainer, folder: Path) -> None:
+    """Give the trainer's model the weights in the folder, which on other machines than the first may be empty."""
+    model = trainer.model
+    if has_adapters(model):
+        model = trainer.model = trainer.model_wrapped = merged(model)  # as they are in the folder
+    if trainer.is_world_process_zero():
+        model.load_state_dict(MSLForImageClassification.from_pretrained(folder).state_dict())
+    model.load_state_dict(broadcast(model.state_dict()))
 
 
 @contextlib.contextmanager

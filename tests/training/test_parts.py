@@ -148,8 +148,11 @@ def test_an_msl_model_by_its_folder_keeps_what_it_knows(tiny_model, tmp_path, ca
     assert "its head is replaced" in capsys.readouterr().out
     # An instance knows its folder, too; but it is not changed behind one's back.
     loaded = MSLForImageClassification.from_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="replace_head"):
+    with pytest.raises(ValueError, match="label 'new' is not among the classes cat, dog, fish"):
         MSLTrainer(loaded, arguments(tmp_path, model_init_kwargs=None), train_dataset=data)
+    others = plain([[0]] * 8, List(ClassLabel(names=trainer.class_names)))
+    with pytest.raises(ValueError, match="replace_head"):
+        MSLTrainer(loaded, arguments(tmp_path, model_init_kwargs=None), train_dataset=others)
     loaded.replace_head(trainer.class_names)
     again = MSLTrainer(loaded, arguments(tmp_path, model_init_kwargs=None), train_dataset=data)
     assert list(again.processing_class.image_std) == [0.2] * 3
@@ -189,7 +192,7 @@ def test_what_cannot_be_made_says_so(backbone_folder, tiny_model, tmp_path):
     with pytest.raises(ValueError, match="no class names .*label_names"):
         MSLTrainer(folder, arguments(tmp_path), train_dataset=batches)
     with pytest.raises(ValueError, match="model_init_kwargs .image_size. say how a model is made"):
-        MSLTrainer(tiny_model(), arguments(tmp_path), train_dataset=plain(LABELS, List(Value("string"))))
+        MSLTrainer(tiny_model(), arguments(tmp_path), train_dataset=plain([["cat"]] * 8, List(Value("string"))))
     names = {"label_names": NAMES, "image_size": 32}
     trainer = MSLTrainer(folder, arguments(tmp_path, model_init_kwargs=names), train_dataset=batches)
     assert trainer.model.config.num_labels == 3 and trainer.image_mean is not None
