@@ -1,6 +1,6 @@
 # Each target makes .venv first, where it is missing or older than the requirements.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-OLDEST_PYTHON ?= $(shell command -v python3.10 || command -v python3)
+OLDEST_PYTHON ?= $(shell for python in python3.10 python3.11 python3; do $$python -c "" 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
 .PHONY: install demo app test test-all test-oldest lint
