@@ -26,7 +26,7 @@ COMMANDS = {
 OVERVIEW = """Multi-label image classifiers that still recognise objects when they are small or half hidden.
 
 usage: msl-hf COMMAND [flags]            flags of a command: msl-hf COMMAND --help
-       accelerate launch -m msl_hf COMMAND [flags]       on several GPUs or processes
+       accelerate launch -m msl_hf COMMAND [flags]       on several GPUs
 
 {commands}
 

@@ -1,7 +1,7 @@
 r"""Labels of your images into a file, on as many processes as were launched, going on where it was interrupted.
 
     msl-hf predict --model outputs/photos --images holiday/ 'archive/*.jpg' --output labels.csv
-    accelerate launch --num_processes 2 -m msl_hf predict --model outputs/photos \
+    torchrun --nproc_per_node 2 -m msl_hf predict --model outputs/photos \
         --dataset me/photographs --split train --streaming true --output labels.parquet
 
 Run again after an interruption, or with more images, it does what is missing. Images that cannot be read are listed at

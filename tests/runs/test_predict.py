@@ -136,12 +136,30 @@ def test_two_shares_are_all_images_once(photos):
     assert sorted(shares[0] + shares[1]) == sorted(rows.positions) and abs(len(shares[0]) - len(shares[1])) <= 1
 
 
+# On CPUs accelerate launch starts one process, whatever --num_processes says, and torchrun starts them in a session of
+# their own, where a signal for the group does not reach them.
+LAUNCH = """
+import os, socket, subprocess, sys
+with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = str(free.getsockname()[1])
+processes = [
+    subprocess.Popen([sys.executable, *sys.argv[1:]], env={
+        **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost", "MASTER_PORT": port,
+    })
+    for rank in range(2)
+]
+sys.exit(max(abs(process.wait()) for process in processes))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_work(photos):
     recipe = str(Path(__file__).parents[2] / "recipes" / "predict.py")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", recipe,
-               "--model", str(photos / "model"), "--images", str(photos / "photos"), "--threshold", "0",
-               "--batch_size", "2", "--use_cpu", "true", "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
+    command = [sys.executable, "-c", LAUNCH, recipe, "--model", str(photos / "model"), "--images",
+               str(photos / "photos"), "--threshold", "0", "--batch_size", "2", "--use_cpu", "true",
+               "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -377,7 +395,7 @@ def test_killed_at_random_moments_every_image_has_one_row(processes, kind, photo
     for number in range(7, 1500):  # more than are done before the signal comes
         Image.new("RGB", (40, 40), (number % 256, number // 256, 0)).save(photos / "photos" / f"{number}.png")
     recipe = str(Path(__file__).parents[2] / "recipes" / "predict.py")
-    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"] if processes == 2 else []
+    launch = ["-c", LAUNCH] if processes == 2 else []
     command = [sys.executable, *launch, recipe, "--model", str(photos / "model"), "--images", str(photos / "photos"),
                "--threshold", "0", "--batch_size", "1", "--use_cpu", "true", "--disable_tqdm", "true",
                "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
