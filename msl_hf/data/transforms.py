@@ -164,7 +164,7 @@ class StreamedImages(IterableDataset):
         if shuffle_buffer:
             shuffle = self.images.dataset.shuffle
             # datasets would read ten files at a time, and hold all of each: 3.7 GB in every worker for files of 190 MB
-            # instead of 1.3 GB. Its versions before 5 read one.
+            # instead of 1.3 GB. Older versions (4.0 is one) have no such setting.
             few = {"max_buffer_input_shards": 2} if "max_buffer_input_shards" in signature(shuffle).parameters else {}
             self.images.dataset = shuffle(seed=self.images.seed, buffer_size=shuffle_buffer, **few)
 

@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, PreTrainedModel
-from transformers.utils import logging
 
 from ..data.files import listed
 from ..data.schema import class_names_of, column, is_schema
 from ..data.transforms import ImageDataset, StreamedImages, build_processor
 from ..model import MSLConfig, MSLForImageClassification
-
-logger = logging.get_logger(__name__)
 
 
 def has_images(dataset) -> bool:

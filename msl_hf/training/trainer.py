@@ -163,7 +163,7 @@ class MSLTrainer(Trainer):
             compute_metrics=compute_metrics,
             **kwargs,
         )
-        self.model_accepts_loss_kwargs = False  # what `loss_is_scaled_for_ga` says, before transformers 5.20
+        self.model_accepts_loss_kwargs = False  # what `loss_is_scaled_for_ga` says, in older transformers
         self.label_names = ["labels"]  # of networks, too, whose forward does not take them
         self.eval_data_collator = eval_data_collator or self.data_collator
         self._bind()

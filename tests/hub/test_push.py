@@ -58,7 +58,7 @@ def uploads(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.repocard.hf_hub_download", hf_hub_download)
     for function in (create_repo, create_commit, upload_folder):
         monkeypatch.setattr(HfApi, function.__name__, function)
-        for module in (transformers.utils.hub, transformers.trainer):  # before 5.20 they have the functions by name
+        for module in (transformers.utils.hub, transformers.trainer):  # older versions have the functions by name
             if hasattr(module, function.__name__):
                 monkeypatch.setattr(module, function.__name__, functools.partial(function, HfApi()))
     return stored
