@@ -78,9 +78,9 @@ def apply_mask(
     if not math.isfinite(keep_value) or not all(map(math.isfinite, image_mean)) or not all(image_std):
         raise ValueError(f"image_mean and keep_value must be numbers, and image_std not 0, got {image_mean}, "
                          f"{keep_value} and {image_std}")  # fmt: skip
-    mean = pixel_values.new_tensor(image_mean).view(1, -1, 1, 1)
-    std = pixel_values.new_tensor(image_std).view(1, -1, 1, 1)
-    black = -mean / std
+    # Made on the host and sent, which does not wait for the device as making it there would.
+    mean, std = (torch.tensor(values, dtype=pixel_values.dtype) for values in (image_mean, image_std))
+    black = (-mean / std).view(1, -1, 1, 1).to(pixel_values.device, non_blocking=True)
     removed = black if fill == "black" else torch.zeros_like(black)
     # In [0, 1] space x * v; back in normalised space that is x * v + black * (1 - v).
     kept = pixel_values if keep_value == 1.0 else pixel_values * keep_value + black * (1.0 - keep_value)
@@ -278,8 +278,10 @@ class MaskBank:
         device = torch.device(device)
         if device not in self._packed:
             self._packed[device] = self._packed[torch.device("cpu")].to(device)
-        index = torch.randint(len(self), (batch_size, 1, 1), generator=generator).squeeze(2).to(device)
-        flip = torch.randint(2, (2, batch_size, 1), generator=generator).to(device).bool()
+        # Drawn on the host, and sent without waiting for the device.
+        index = torch.randint(len(self), (batch_size, 1, 1), generator=generator).squeeze(2)
+        index = index.to(device, non_blocking=True)
+        flip = torch.randint(2, (2, batch_size, 1), generator=generator).to(device, non_blocking=True).bool()
         rows = _nearest(self._mask_size[0], height, device)
         rows = torch.where(flip[0], rows.flip(0), rows)
         # Whole rows first, then their bits, then columns: about a third faster on a CPU than pixel by pixel.
@@ -315,7 +317,8 @@ class _PatchBank(MaskBank):
         height, width = _height_width(size)
         rows, columns = -(-height // self.patch), -(-width // self.patch)
         removed = round(self.ratio * rows * columns)
-        order = torch.rand(batch_size, rows * columns, generator=generator).argsort(dim=1).to(device)
+        order = torch.rand(batch_size, rows * columns, generator=generator).argsort(dim=1)
+        order = order.to(device, non_blocking=True)
         keep = (order.argsort(dim=1) >= removed).view(batch_size, 1, rows, columns)
         keep = keep.repeat_interleave(self.patch, dim=2).repeat_interleave(self.patch, dim=3)
         return keep[:, :, :height, :width]

@@ -23,6 +23,7 @@ from .heads_msl import CSRAHead, LinearHead, MLDecoderHead, multilabel_bce
 from .pipeline_msl import MultiLabelImageClassificationPipeline  # noqa: F401, so that saving copies its file, too
 
 GROUPS = 4  # of images with similar numbers of visible patches
+LENGTHS = 16  # different numbers of patches at most, in each of which compiled code and libraries have to be set up
 PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")  # as native backbones name them
 
 SHORT_CARD = """---
@@ -243,6 +244,7 @@ class MSLForImageClassification(PreTrainedModel):
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         keep: torch.Tensor | None = None,
+        num_visible: list[int] | None = None,
         return_dict: bool | None = None,
     ) -> ImageClassifierOutput:
         """Class logits of a batch of images.
@@ -252,13 +254,15 @@ class MSLForImageClassification(PreTrainedModel):
             labels: (B, C) multi-hot targets, -100 = ignored; gives `loss`, the mean binary cross-entropy.
             keep: (B, 1, H, W) bool, False where `pixel_values` was masked. Plain ViTs of timm then leave out the
                 patches that are wholly removed; other networks ignore it (`can_skip_removed_patches`).
+            num_visible: What `count_visible` gives for `keep`, where that was on the host before: counting it on an
+                accelerator makes the host wait.
             return_dict: False returns the tuple `(loss, logits)` or `(logits,)`.
 
         Returns:
             `loss` (scalar or None) and `logits` (B, C); probabilities are their sigmoid.
         """
         if keep is not None and self.can_skip_removed_patches:
-            logits = self._visible_logits(pixel_values, keep)
+            logits = self._visible_logits(pixel_values, keep, num_visible or self.count_visible(keep))
         else:
             logits = self.head(self._local_features(pixel_values)[0])
         loss = None
@@ -286,22 +290,31 @@ class MSLForImageClassification(PreTrainedModel):
             network, "rope", None
         )
 
-    def _visible_logits(self, pixel_values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    def count_visible(self, keep: torch.Tensor) -> list[int]:
+        """(B, 1, H, W) masks -> of each how many patches of a plain ViT it does not wholly remove."""
+        return self._visible(keep).sum(dim=1).int().tolist()
+
+    def _visible(self, keep: torch.Tensor) -> torch.Tensor:
+        """(B, 1, H, W) -> (B, L) which patches are not wholly removed, 1 or 0."""
+        return F.max_pool2d(keep.float(), self.backbone.timm_model.patch_embed.patch_size).flatten(1)
+
+    def _visible_logits(self, pixel_values: torch.Tensor, keep: torch.Tensor, counts: list[int]) -> torch.Tensor:
         """(B, C) logits from the patches that are not wholly removed.
 
         Images are run in groups of similar numbers of visible patches, so that few have to be filled up to the
-        largest number of their group; what fills up are removed patches, as black as the mask left them.
+        largest number of their group, and that to a sixteenth of all patches, so that there are no more than
+        LENGTHS shapes; what fills up are removed patches, as black as the mask left them.
         """
-        visible = F.max_pool2d(keep.float(), self.backbone.timm_model.patch_embed.patch_size).flatten(1)
-        counts = visible.sum(dim=1)
-        order = counts.argsort()
+        device, visible = pixel_values.device, self._visible(keep)
+        first = visible.argsort(dim=1, descending=True, stable=True)
+        step = -(-visible.shape[1] // LENGTHS)
+        order = torch.tensor(counts).argsort()
         logits = []
         for group in order.tensor_split(min(GROUPS, len(order))):
-            chosen = visible[group].argsort(dim=1, descending=True, stable=True)[
-                :, : int(counts[group].max().clamp(min=1))
-            ]
-            logits.append(self.head(self._chosen_features(pixel_values[group], chosen)))
-        return torch.cat(logits)[order.argsort()]
+            length = max(1, -(-counts[group.tolist()[-1]] // step)) * step
+            group = group.to(device, non_blocking=True)
+            logits.append(self.head(self._chosen_features(pixel_values[group], first[group, :length])))
+        return torch.cat(logits)[order.argsort().to(device, non_blocking=True)]
 
     def _chosen_features(self, pixel_values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """(B, k, D) features of the chosen (B, k) patches, computed from them alone."""

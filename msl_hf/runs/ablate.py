@@ -154,7 +154,10 @@ class Run:
 def image_passes(settings: dict) -> float:
     """How often the network sees each training image, whole or masked: epochs times branches. The cost of a run."""
     w1, w2, w3 = settings["loss_weights"]
-    branches = 1 if w2 == w3 == 0 else 3 if settings["masked_forward"] == "sequential" else 2
+    if w2 == w3 == 0:
+        return settings["num_train_epochs"]
+    masked = settings.get("masked_share", 1.0) * settings.get("masked_scale", 1.0) ** 2
+    branches = 1 + masked * (2 if settings["masked_forward"] == "sequential" else 1)
     return settings["num_train_epochs"] * branches
 
 

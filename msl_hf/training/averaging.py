@@ -1,14 +1,15 @@
 """An exponential moving average of the weights over the steps of a run."""
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -27,15 +28,10 @@ class WeightAverage(TrainerCallback):
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        def average(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-            if not averaged.is_floating_point():
-                return current  # the number of batches that BatchNorm has seen
-            factor = min(decay, (1 + int(count)) / (10 + int(count)))
-            return averaged.lerp(current.to(averaged.device), 1 - factor)
-
-        self.model = model
+        self.model, self.decay = model, decay
         self.checkpoint: str | os.PathLike | None = None  # that the run goes on from
-        self.averaged = AveragedModel(model, avg_fn=average, use_buffers=True)
+        # Counted here: torch's AveragedModel counts on the device, and waits for it once for each tensor.
+        self.count, self.averaged = 0, copy.deepcopy(model)
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.checkpoint is not None:
@@ -47,21 +43,29 @@ class WeightAverage(TrainerCallback):
         if args.should_save and folder.is_dir():
             self.save(folder)
 
+    @torch.no_grad()
     def on_step_end(self, args, state, control, **kwargs):
-        self.averaged.update_parameters(self.model)
+        factor = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
+        current = self.model.state_dict()
+        for name, averaged in self.averaged.state_dict().items():
+            if averaged.is_floating_point():
+                averaged.lerp_(current[name].to(averaged.device), 1 - factor)
+            else:
+                averaged.copy_(current[name])  # the number of batches that BatchNorm has seen
+        self.count += 1
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.averaged.n_averaged:
-            self.model.load_state_dict(self.averaged.module.state_dict())
+        if self.count:
+            self.model.load_state_dict(self.averaged.state_dict())
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Within: the model has the averaged weights."""
-        if not self.averaged.n_averaged:
+        if not self.count:
             yield
             return
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.averaged.module.state_dict())
+        self.model.load_state_dict(self.averaged.state_dict())
         try:
             yield
         finally:
@@ -69,8 +73,8 @@ class WeightAverage(TrainerCallback):
 
     def save(self, checkpoint: str | os.PathLike) -> None:
         """Into a checkpoint."""
-        state = {name: value.detach().cpu().contiguous() for name, value in self.averaged.state_dict().items()}
-        save_file(state, Path(checkpoint) / FILE)
+        values = {name: value.cpu().contiguous() for name, value in self.averaged.state_dict().items()}
+        save_file(values, Path(checkpoint) / FILE, {"count": str(self.count)})
 
     def load(self, checkpoint: str | os.PathLike) -> None:
         """From a checkpoint.
@@ -81,4 +85,6 @@ class WeightAverage(TrainerCallback):
         file = Path(checkpoint) / FILE
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; the checkpoint is of a run without ema_decay")
+        with safe_open(file, "pt") as stored:
+            self.count = int(stored.metadata()["count"])
         self.averaged.load_state_dict(load_file(file))

@@ -75,6 +75,7 @@ class SaveOnTermination(TrainerCallback):
 
     def __init__(self):
         self.asked, self.stopped, self._earlier = False, False, None
+        self._sum: torch.Tensor | None = None  # of the processes that were asked, one step ago
 
     def on_train_begin(self, args, state, control, **kwargs):
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
@@ -86,7 +87,9 @@ class SaveOnTermination(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         asked = self.asked
         if args.world_size > 1:  # the signal does not reach all processes within the same step
-            asked = bool(reduce(torch.tensor(float(asked), device=args.device), reduction="sum"))
+            # What is read is of the step before: by now the device has it, and has another step to do meanwhile.
+            asked = self._sum is not None and bool(self._sum)
+            self._sum = reduce(torch.full((), float(self.asked), device=args.device), reduction="sum")
         if asked:
             self.stopped = control.should_save = control.should_training_stop = True
 

@@ -223,14 +223,19 @@ class MSLLoss(nn.Module):
         return self.weights[1] > 0 or self.weights[2] > 0
 
     def forward(
-        self, logits: torch.Tensor, masked_logits: torch.Tensor | None, labels: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        masked_logits: torch.Tensor | None,
+        labels: torch.Tensor,
+        chosen: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """The weighted sum and its parts.
 
         Args:
             logits: z, (B, C).
-            masked_logits: z', (B, C); may be None where w2 = w3 = 0.
+            masked_logits: z', (B, C), or those of the chosen images alone; may be None where w2 = w3 = 0.
             labels: y, (B, C) multi-hot, -100 = ignored.
+            chosen: (B',) which images z' are of; None is all. The masked and the consistency term are means over them.
 
         Returns:
             Scalars `loss` (weighted sum) and, unweighted, `recognition`, `masked`, `consistency`; without
@@ -238,17 +243,20 @@ class MSLLoss(nn.Module):
         """
         if masked_logits is None and self.needs_masked_branch:
             raise ValueError(f"weights {self.weights} need the logits of the masked branch")
-        logits, ignored = logits.float(), labels == IGNORED
-        targets = labels.float().masked_fill(ignored, 0.0)
+        logits = logits.float()
 
-        def classification(logits: torch.Tensor) -> torch.Tensor:
+        def classification(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            ignored = labels == IGNORED
+            targets = labels.float().masked_fill(ignored, 0.0)
             # A sure and true zero: nothing that a loss over the whole batch would choose.
             return mean_over_valid(self.classification_loss(logits.masked_fill(ignored, -1e4), targets), labels)
 
-        components = {"recognition": classification(logits)}
+        components = {"recognition": classification(logits, labels)}
         if masked_logits is not None:
             masked_logits = masked_logits.float()
-            components["masked"] = classification(masked_logits)
+            if chosen is not None:
+                logits, labels = logits[chosen], labels[chosen]
+            components["masked"] = classification(masked_logits, labels)
             difference = logits.sigmoid() - masked_logits.sigmoid()
             components["consistency"] = mean_over_valid(difference.square(), labels)
         total = sum(

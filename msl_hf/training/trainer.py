@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import itertools
 import math
 import os
 import sys
@@ -15,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from timm.layers import convert_sync_batchnorm
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
@@ -36,7 +38,8 @@ from .adapters import (
 from .arguments import MSLTrainingArguments
 from .averaging import WeightAverage
 from .callbacks import SetEpoch
-from .losses import IGNORED, MSLLoss, make_classification_loss
+from .finite import FiniteCheck, check_finite_weights, wrong_targets
+from .losses import MSLLoss, make_classification_loss
 from .parts import choose_ignored_as, classes_of, has_images, in_schema, make_images, make_model, make_processor
 from .precision import run_depthwise_in_float32
 from .schedule import warmup_step_schedule
@@ -229,8 +232,9 @@ class MSLTrainer(Trainer):
                 self.frozen_batch_norms = [] if args.sync_batch_norm else list(filter(has_statistics, norms))
             else:
                 self.frozen_batch_norms = norms if freeze else []
-        self.joint_forward = args.masked_forward == "joint" or (
-            args.masked_forward == "auto" and joint_equals_separate(model, self.frozen_batch_norms)
+        self.joint_forward = args.masked_scale == 1 and (
+            args.masked_forward == "joint"
+            or (args.masked_forward == "auto" and joint_equals_separate(model, self.frozen_batch_norms))
         )
         if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
             raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
@@ -246,6 +250,7 @@ class MSLTrainer(Trainer):
         self._micro_step = (-1, 0)  # optimizer step, and the number of the micro-batch within it
         self._component_sums: dict[str, torch.Tensor] = {}
         self._component_count = 0
+        self._finite = FiniteCheck()
         self._checked_modes: set[bool] = set()  # whether targets of training, and of evaluation, have been looked at
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
@@ -315,28 +320,23 @@ class MSLTrainer(Trainer):
         if not self.loss.needs_masked_branch:
             if self.args.mask_augmentation:
                 pixel_values = self._mask_some(pixel_values)
-            logits, masked_logits = model(pixel_values=pixel_values).logits, None
+            logits, masked_logits, chosen = model(pixel_values=pixel_values).logits, None, None
         else:
-            keep, masked = self._mask(pixel_values, self._counter_generator())
+            generator = self._counter_generator()
+            chosen, smaller = self._choose(pixel_values, generator)
+            keep, masked, num_visible = self._mask(smaller, generator)
             if self.args.masked_forward == "sequential":
-                logits, masked_logits = self._sequential_logits(model, pixel_values, masked, labels)
+                logits, masked_logits = self._sequential_logits(model, pixel_values, masked, labels, chosen)
             elif self.args.masked_forward == "visible":
                 logits = model(pixel_values=pixel_values).logits
-                masked_logits = model(pixel_values=masked, keep=keep).logits
+                masked_logits = model(pixel_values=masked, keep=keep, num_visible=num_visible).logits
             elif self.joint_forward:
-                logits, masked_logits = model(pixel_values=torch.cat([pixel_values, masked])).logits.chunk(2)
+                both = model(pixel_values=torch.cat([pixel_values, masked])).logits
+                logits, masked_logits = both.split([len(pixel_values), len(masked)])
             else:
                 logits, masked_logits = model(pixel_values=pixel_values).logits, model(pixel_values=masked).logits
-        losses = self.loss(logits, masked_logits, labels)
-        if not torch.isfinite(losses["loss"]):
-            check_targets(labels)
-            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-            images = f" on the images {', '.join(inputs['image_ids'])}" if "image_ids" in inputs else ""
-            raise FloatingPointError(
-                f"the loss is not finite at step {self.state.global_step} ({parts}){images}; the checkpoints written "
-                f"so far are good{self._last_checkpoint()}. Lower the learning rate, or clip gradients with "
-                "--max_grad_norm 1"
-            )
+        losses = self.loss(logits, masked_logits, labels, chosen)
+        self._finite.note(losses, labels, self.state.global_step, inputs.get("image_ids", ()))
         for name, value in losses.items():
             if name != "loss":
                 total = self._component_sums.get(name, 0.0)
@@ -344,26 +344,57 @@ class MSLTrainer(Trainer):
         self._component_count += 1
         return (losses["loss"], {"loss": losses["loss"], "logits": logits}) if return_outputs else losses["loss"]
 
-    def _last_checkpoint(self) -> str:
+    def _check_finite(self, weights: bool = False) -> None:
+        """Stop where a loss since the last look, or the weights, are no numbers: with the words that help."""
         folder = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
-        return f", the last one is {folder}" if folder else ""
+        advice = (f"; the checkpoints written so far are good{f', the last one is {folder}' if folder else ''}. Lower "
+                  "the learning rate, or clip gradients with --max_grad_norm 1")  # fmt: skip
+        self._finite.read(advice)
+        if weights:
+            check_finite_weights(itertools.chain(self.model.named_parameters(), self.model.named_buffers()), advice)
 
-    def _mask(self, pixel_values, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fresh masks (B, 1, H, W), and the masked images."""
-        keep = self.masks.sample(len(pixel_values), pixel_values.shape[-2:], pixel_values.device, generator)
+    def _choose(self, pixel_values, generator: torch.Generator) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """(B',) which images the masked branch sees, None for all, and these images at its resolution."""
+        chosen = None
+        if self.args.masked_share < 1:
+            count = max(1, round(self.args.masked_share * len(pixel_values)))
+            chosen = torch.randperm(len(pixel_values), generator=generator)[:count]
+            chosen = chosen.to(pixel_values.device, non_blocking=True)
+            pixel_values = pixel_values[chosen]
+        if self.args.masked_scale < 1:
+            size = [self._scaled(side) for side in pixel_values.shape[-2:]]
+            pixel_values = F.interpolate(pixel_values, size, mode="bilinear", antialias=True)
+        return chosen, pixel_values
+
+    def _scaled(self, side: int) -> int:
+        """`masked_scale` of a side, as a multiple of what the network cuts images into."""
+        network = getattr(getattr(self.accelerator.unwrap_model(self.model), "backbone", None), "timm_model", None)
+        patch = getattr(getattr(network, "patch_embed", None), "patch_size", (16, 16))[0]
+        return max(1, round(self.args.masked_scale * side / patch)) * patch
+
+    def _mask(self, pixel_values, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, list[int] | None]:
+        """Fresh masks (B, 1, H, W), the masked images, and how many patches the masks leave, where that is asked."""
+        device, num_visible = pixel_values.device, None
+        if self.args.masked_forward == "visible":
+            # Drawn where they can be counted without waiting for the device.
+            keep = self.masks.sample(len(pixel_values), pixel_values.shape[-2:], "cpu", generator)
+            num_visible = self.accelerator.unwrap_model(self.model).count_visible(keep)
+            keep = keep.to(device, non_blocking=True)
+        else:
+            keep = self.masks.sample(len(pixel_values), pixel_values.shape[-2:], device, generator)
         masked = apply_mask(
             pixel_values, keep, self.image_mean, self.image_std, self.args.mask_fill, self.args.mask_keep_value
         )
-        return keep, masked
+        return keep, masked, num_visible
 
     def _mask_some(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Each image masked with probability `mask_augmentation`."""
         generator = self._counter_generator()
         masked = self._mask(pixel_values, generator)[1]
         chosen = torch.rand(len(pixel_values), 1, 1, 1, generator=generator) < self.args.mask_augmentation
-        return torch.where(chosen.to(pixel_values.device), masked, pixel_values)
+        return torch.where(chosen.to(pixel_values.device, non_blocking=True), masked, pixel_values)
 
-    def _sequential_logits(self, model, pixel_values, masked, labels) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sequential_logits(self, model, pixel_values, masked, labels, chosen) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of both branches with never more than one graph in memory.
 
         The loss is a function of z and z': its gradient is that through z with z' held fixed, plus that through z'
@@ -380,19 +411,26 @@ class MSLTrainer(Trainer):
         with self.accelerator.no_sync(model):
             torch.manual_seed(seed)
             logits = model(pixel_values=pixel_values).logits
-            loss = self.loss(logits, masked_logits, labels)["loss"]
+            loss = self.loss(logits, masked_logits, labels, chosen)["loss"]
             self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
         torch.manual_seed(seed + 1)
         return logits.detach(), model(pixel_values=masked).logits
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """As in `Trainer`; during training with the averaged weights, where there are such."""
+        if self.is_in_train:
+            self._check_finite(weights=True)  # not after an hour of it, and before the best model is written
         is_averaging = self.weight_average is not None and self.is_in_train
         with self.weight_average.in_place() if is_averaging else contextlib.nullcontext():
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each loss component since the last log line, under `loss_<component>`."""
+        """Adds the mean of each loss component since the last log line, under `loss_<component>`.
+
+        Raises:
+            FloatingPointError: where a loss since then was not finite.
+        """
+        self._check_finite()
         if "loss" in logs and self._component_count:
             for name, total in self._component_sums.items():
                 mean = self.accelerator.reduce(total / self._component_count, reduction="mean")
@@ -484,7 +522,12 @@ class MSLTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if decay_all or parameter.ndim > 1]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a model that loads by its class alone: adapters are merged into the weights, but for checkpoints."""
+        """Write a model that loads by its class alone: adapters are merged into the weights, but for checkpoints.
+
+        Raises:
+            FloatingPointError: where weights, or a loss since the last look, are not finite; nothing is written.
+        """
+        self._check_finite(weights=True)
         is_checkpoint = _internal_call and Path(output_dir or "").name.startswith(PREFIX_CHECKPOINT_DIR)
         if not has_adapters(self.model) or is_checkpoint:
             return super().save_model(output_dir, _internal_call)
@@ -602,7 +645,7 @@ def check_targets(labels: torch.Tensor) -> None:
     Raises:
         ValueError: naming the values.
     """
-    wrong = labels[(labels != IGNORED) & ~((labels >= 0) & (labels <= 1))]
+    wrong = labels[wrong_targets(labels)]
     if len(wrong):
         values = ", ".join(sorted({f"{value:g}" for value in wrong.flatten()[:1000].tolist()})[:5])
         raise ValueError(f"labels hold {values}: a target lies in [0, 1], and -100 is one that is not known; turn "
