@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+MOST_WORKERS = 8  # more take memory, and seldom bring anything
 LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by accelerate launch and by torchrun
 
 
@@ -36,6 +37,16 @@ def default_threads() -> int:
     if given.isdigit() and int(given) > (1 if launched else 0):
         return int(given)
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def default_workers(has_accelerator: bool) -> int:
+    """Processes that read images for one that trains or predicts: on an accelerator its share of the cores, at most 8.
+
+    On a CPU none: they would take the cores that compute.
+    """
+    if not has_accelerator:
+        return 0
+    return max(1, min(MOST_WORKERS, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def _quotas(control_groups: Path, process: Path) -> list[float]:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from msl_hf.cores import LAUNCHERS, default_threads, running_elsewhere, share_cores, usable_cores
+from msl_hf.cores import LAUNCHERS, default_threads, default_workers, running_elsewhere, share_cores, usable_cores
 
 
 def groups(tmp_path, memberships: str, files: dict[str, str]):
@@ -113,3 +113,13 @@ def test_importing_the_package_looks_for_others():
         for process in others:
             process.kill()
     assert done.stdout.split() == ["PASSIVE", "True"]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cores", "processes", "workers"),
+    [(False, 64, 1, 0), (True, 64, 1, 8), (True, 6, 1, 6), (True, 64, 16, 4), (True, 4, 8, 1)],
+)
+def test_processes_that_read_images(monkeypatch, accelerator, cores, processes, workers):
+    monkeypatch.setattr("msl_hf.cores.usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_workers(accelerator) == workers

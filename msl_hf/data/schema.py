@@ -106,7 +106,7 @@ class MultiLabelCollator:
         self.num_labels, self.ignored_as = num_labels, ignored_as
 
     def __call__(self, items: Sequence[Mapping]) -> dict[str, torch.Tensor | list[str]]:
-        """Returns `pixel_values` (B, 3, H, W) float, `labels` (B, C) float and, where items have them, `image_ids`."""
+        """Returns `pixel_values` (B, 3, H, W), float `labels` (B, C) and, where items have them, `image_ids`."""
         targets = make_targets(items, self.num_labels, self.ignored_as)
         batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items]), "labels": targets}
         if all(item.get("image_id") is not None for item in items):

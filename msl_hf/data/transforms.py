@@ -1,8 +1,9 @@
 """Images -> pixel values: random crops and flips in training, the image processor itself in evaluation."""
 
+import itertools
 import math
 import os
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
 from inspect import signature
 
 import numpy as np
@@ -88,6 +89,45 @@ def input_size(processor) -> tuple[int, int]:
     return size["height"], size["width"]
 
 
+def resized(image: Image.Image, processor) -> torch.Tensor:
+    """(3, H, W) uint8: what the image processor makes of an image before it normalises; `normalized` does the rest.
+
+    Of a processor that does something else than scale by 1/255 and normalise: its float pixel values, which
+    `normalized` leaves alone.
+    """
+    if _ends_with_normalisation(processor):
+        pixels = processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+        if pixels.dtype == torch.uint8:
+            return pixels
+    return processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def _ends_with_normalisation(processor) -> bool:
+    does = all(getattr(processor, name, False) for name in ("do_rescale", "do_normalize"))
+    return does and math.isclose(processor.rescale_factor, 1 / 255) and len(processor.image_mean) == 3
+
+
+def normalized(
+    pixel_values: torch.Tensor, image_mean: Sequence[float] | None, image_std: Sequence[float] | None
+) -> torch.Tensor:
+    """(..., 3, H, W) uint8 pixels -> float32 `(pixels / 255 - image_mean) / image_std`, on their device.
+
+    Floating-point pixel values are normalised already, and returned as they are.
+
+    Raises:
+        ValueError: for uint8 pixels without mean and standard deviation.
+    """
+    if pixel_values.dtype != torch.uint8:
+        return pixel_values
+    if image_mean is None or image_std is None:
+        raise ValueError("pixel_values are uint8, and nothing says how they are normalised: pass the image processor "
+                         "(processing_class), or give normalised floating-point images")  # fmt: skip
+    # In place: torchvision's two functions make four copies of the image.
+    mean, std = (torch.tensor(list(values)).view(3, 1, 1) for values in (image_mean, image_std))
+    scale, offset = (values.to(pixel_values.device, non_blocking=True) for values in (1 / (255 * std), mean / std))
+    return pixel_values.float().mul_(scale).sub_(offset)
+
+
 class ImageDataset(Dataset):
     """Rows of the schema, decoded and transformed when they are read.
 
@@ -100,6 +140,8 @@ class ImageDataset(Dataset):
         augment: Horizontal flip and a random crop, for training.
         crop_scale: Least and largest share of the area that a training crop covers; (1, 1) only flips (WIDER).
         seed: Seed of the augmentation.
+        normalize: False leaves `pixel_values` in uint8, a quarter of the memory on their way to the device, where
+            `MSLTrainer` normalises them.
     """
 
     def __init__(
@@ -109,9 +151,11 @@ class ImageDataset(Dataset):
         augment: bool = False,
         crop_scale: tuple[float, float] = CROP_SCALE,
         seed: int = 0,
+        normalize: bool = True,
     ):
         self.dataset = undecoded(dataset)
         self.processor, self.augment, self.crop_scale, self.seed = processor, augment, tuple(crop_scale), seed
+        self.normalize = normalize
         # In shared memory, so that workers that already run see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -133,9 +177,13 @@ class ImageDataset(Dataset):
             side = math.ceil(max(input_size(self.processor)) / share)
             image = read_image(row, (side, side))
             rng = np.random.default_rng([self.seed, int(self._epoch), index])
-            pixel_values = augmented_pixel_values(image, self.processor, rng, self.crop_scale)
-        else:
+            pixel_values = augmented_pixels(image, self.processor, rng, self.crop_scale)
+            if self.normalize:
+                pixel_values = normalized(pixel_values, self.processor.image_mean, self.processor.image_std)
+        elif self.normalize:
             pixel_values = self.processor(read_image(row), return_tensors="pt")["pixel_values"][0]
+        else:
+            pixel_values = resized(read_image(row), self.processor)
         known = {name: row.get(name) for name in ("ignored", "image_id")}
         return {"pixel_values": pixel_values, "labels": row["labels"], **known}
 
@@ -144,7 +192,7 @@ class StreamedImages(IterableDataset):
     """`ImageDataset` for a stream, such as a Hub data set too large to download: for training with `max_steps`.
 
     The augmentation of a sample is a function of (seed, epoch, position in the stream). Several workers share out the
-    files that the stream is made of.
+    files that the stream is made of, and so do several processes (`deal`).
 
     Args:
         dataset: A `datasets.IterableDataset` of the schema.
@@ -157,10 +205,8 @@ class StreamedImages(IterableDataset):
     def __init__(self, dataset, processor, drop_bad_images: bool = False, shuffle_buffer: int = 1000, **kwargs):
         self.images = ImageDataset(dataset, processor, **kwargs)
         self.drop_bad_images = drop_bad_images
-        # Where processes were launched, Accelerate sends the batches of a stream from one to the others, and cannot
-        # do so with strings; before 1.13 it does the same in a single process.
-        sends = "WORLD_SIZE" in os.environ or tuple(map(int, version("accelerate").split(".")[:2])) < (1, 13)
-        self.with_ids = not sends
+        self._rank, self._num_ranks = 0, 1
+        self._passed_over, self._in_epoch = 0, -1
         if shuffle_buffer:
             shuffle = self.images.dataset.shuffle
             # datasets would read ten files at a time, and hold all of each: 3.7 GB in every worker for files of 190 MB
@@ -173,26 +219,64 @@ class StreamedImages(IterableDataset):
         self.images.set_epoch(epoch)
         self.images.dataset.set_epoch(epoch)
 
+    def deal(self, rank: int, num_ranks: int) -> None:
+        """Give this process its share: of the files, where each process gets as many, else of the rows.
+
+        From then on the stream has no end, one pass following the other: with shares of different length the processes
+        would otherwise wait for each other for ever.
+        """
+        if num_ranks > 1 and self._num_ranks == 1:
+            from datasets.distributed import split_dataset_by_node
+
+            self._rank, self._num_ranks = rank, num_ranks
+            self.images.dataset = split_dataset_by_node(self.images.dataset, rank, num_ranks)
+
+    def pass_over(self, batches: int, batch_size: int) -> None:
+        """Of the pass at hand, give placeholders for the first batches, which a run that goes on throws away.
+
+        They are read, and not decoded. Where bad images are dropped, all are decoded to find these.
+        """
+        self._passed_over, self._batch_size = 0 if self.drop_bad_images else batches, batch_size
+        self._in_epoch = int(self.images._epoch)
+
     def __iter__(self):
         worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        for position, row in enumerate(self.images.dataset):
+        worker, num_workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        # Workers make whole batches in turn.
+        batches = -(-(self._passed_over - worker) // num_workers) if int(self.images._epoch) == self._in_epoch else 0
+        placeholders = batches * self._batch_size if batches > 0 else 0
+        first, step = self._rank * num_workers + worker, self._num_ranks * num_workers
+        for position, row in enumerate(self._rows()):
+            if position < placeholders:
+                yield {"pixel_values": torch.zeros(3, 1, 1), "labels": [], "ignored": None, "image_id": None}
+                continue
             try:
-                item = self.images.transform(row, first + step * position)
-                yield item if self.with_ids else {**item, "image_id": None}
+                yield self.images.transform(row, first + step * position)
             except DataError as error:
                 if not self.drop_bad_images:
                     raise
                 logger.warning(f"Left out: {error}")
 
+    def _rows(self) -> Iterator[dict]:
+        """Of one pass, or of one after the other."""
+        yield from self.images.dataset
+        for epoch in itertools.count(1) if self._num_ranks > 1 else ():
+            self.images.dataset.set_epoch(epoch)
+            is_empty = True
+            for row in self.images.dataset:
+                is_empty = False
+                yield row
+            if is_empty:  # more processes and workers than there are files: this worker has nothing to do
+                return
 
-def augmented_pixel_values(
+
+def augmented_pixels(
     image: Image.Image,
     processor: ViTImageProcessor,
     rng: np.random.Generator,
     crop_scale: tuple[float, float] = CROP_SCALE,
 ) -> torch.Tensor:
-    """(3, H, W) normalised pixel values of a random crop, flipped half of the time."""
+    """(3, H, W) uint8 pixels of a random crop, flipped half of the time."""
     top, left, height, width = random_crop(image.height, image.width, rng, crop_scale)
     pixels = tv.resized_crop(
         tv.pil_to_tensor(image),
@@ -204,11 +288,7 @@ def augmented_pixel_values(
         interpolation=tv.InterpolationMode(PILImageResampling(processor.resample).name.lower()),
         antialias=True,
     )
-    if rng.random() < 0.5:
-        pixels = pixels.flip(2)
-    # (pixels / 255 - mean) / std in place: torchvision's two functions make four copies of the image.
-    mean, std = (torch.tensor(list(values)).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
+    return pixels.flip(2) if rng.random() < 0.5 else pixels
 
 
 def random_crop(

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch.utils.data import Dataset
 
+from ..data.transforms import normalized
 from ..masks import MaskBank, apply_mask, counter_generator
 
 
@@ -14,7 +16,8 @@ class MaskedDataset(Dataset):
     bank that training has not seen: `train_bank, test_bank = bank.split(0.5)`.
 
     Args:
-        dataset: Gives `pixel_values` (3, H, W), normalised, among other columns.
+        dataset: Gives `pixel_values` (3, H, W), normalised or uint8, among other columns; what it gives in uint8 stays
+            so where the fill is black.
         masks: Bank to draw from.
         image_mean: Mean of the normalisation.
         image_std: Standard deviation of the normalisation.
@@ -41,5 +44,9 @@ class MaskedDataset(Dataset):
         item = dict(self.dataset[index])
         image = item["pixel_values"].unsqueeze(0)
         keep = self.masks.sample(1, image.shape[-2:], generator=counter_generator(self.seed, index))
-        item["pixel_values"] = apply_mask(image, keep, self.image_mean, self.image_std, self.fill).squeeze(0)
+        if image.dtype == torch.uint8 and self.fill == "black":
+            item["pixel_values"] = image.masked_fill(~keep, 0).squeeze(0)
+        else:
+            image = normalized(image, self.image_mean, self.image_std)
+            item["pixel_values"] = apply_mask(image, keep, self.image_mean, self.image_std, self.fill).squeeze(0)
         return item

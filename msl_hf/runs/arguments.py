@@ -19,6 +19,7 @@ from .errors import RunError
 
 IGNORED_AS_NEGATIVE_HELP = "Count unspecified labels as negative in P and R (reference, WIDER)."
 FLAGS_OF_THE_RUN = ("output_dir", "seed", "max_steps", "resume_from_checkpoint", "push_to_hub", "hub_model_id")
+WORKERS_HELP = "Processes that read images; default: with an accelerator the usable cores, at most 8, else none."
 MAX_PIXELS_HELP = "Let images of so many pixels in; default: 178,956,970, Pillow's own limit."
 
 

@@ -91,12 +91,13 @@ def evaluate(arguments: EvaluateArguments) -> dict:
     results = {}
     for model, size in zip(models, sizes, strict=True):
         predict = Predictor(model, arguments, arguments.flip_tta)
-        images = ImageDataset(dataset, model.processor)
+        images = ImageDataset(dataset, model.processor, normalize=False)
         scores = predict(images)
         result = {"path": model.path, "clean": _metrics(scores, targets, arguments)}
         result["masks_seen_in_training"] = has_seen(model, arguments.masks)
         if tuning is not None:
-            tuned = tune_thresholds(predict(ImageDataset(tuning, model.processor)), split_targets(tuning))
+            tuning_scores = predict(ImageDataset(tuning, model.processor, normalize=False))
+            tuned = tune_thresholds(tuning_scores, split_targets(tuning))
             _store_thresholds(model, tuned)
         if model.network.config.thresholds is not None:
             result["thresholds"] = [model.network.config.thresholds[index] for index in model.columns]

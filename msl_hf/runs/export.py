@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from ..data.schema import class_names_of
 from ..data.transforms import ImageDataset
@@ -31,7 +32,7 @@ from ..hub.export import (
 )
 from .arguments import parse_flags
 from .errors import RunError
-from .hardware import keep_freed_memory, set_cpu_threads
+from .hardware import choose_workers, keep_freed_memory, set_cpu_threads
 from .inputs import check_split, find_split, load_trained, user_input
 from .models import ComparisonArguments, choose_split, load_data, load_models, split_targets
 from .output import check_results_folder, write_json
@@ -103,18 +104,20 @@ def _measure(arguments: ExportArguments, folder: Path, threads: int) -> dict:
         datasets = load_data(arguments)
         split, dataset = choose_split(datasets, arguments.split, arguments)
         (model,) = load_models(arguments.model, class_names_of(dataset))
+        workers = choose_workers(arguments.dataloader_num_workers, torch.device("cpu"))  # where all of them are run
         networks: dict[str, Callable] = {"pytorch": _torch_network(model.network)}
         if "int8" in arguments.format:
             name = find_split(datasets, arguments.calibration_split)
             if name == split:
                 raise RunError(f"--calibration_split {name} is measured on; name another split")
             chosen = check_split(datasets[name], name, arguments.calibration_images, arguments.drop_bad_images, False)
-            quantize_onnx(folder, _batches(ImageDataset(chosen, model.processor), 32))
+            quantize_onnx(folder, _batches(ImageDataset(chosen, model.processor), 32, workers))
     if (folder / ONNX_FILE).is_file():
         networks["onnx"] = onnx_network(folder / ONNX_FILE, threads)
     if "int8" in arguments.format:
         networks["int8"] = onnx_network(folder / INT8_FILE, threads)
-    batches = list(_batches(ImageDataset(dataset, model.processor), arguments.per_device_eval_batch_size))
+    size = arguments.per_device_eval_batch_size
+    batches = list(_batches(ImageDataset(dataset, model.processor), size, workers))
     targets = split_targets(dataset)
     result: dict = {"split": split, "num_images": len(dataset), "threads": threads}
     for name, network in networks.items():
@@ -140,10 +143,11 @@ def _torch_network(network: torch.nn.Module) -> Callable[[np.ndarray], np.ndarra
     return run
 
 
-def _batches(images: ImageDataset, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), size):
-        chosen = range(start, min(start + size, len(images)))
-        yield torch.stack([images[index]["pixel_values"] for index in chosen]).numpy()
+def _batches(images: ImageDataset, size: int, workers: int) -> Iterator[np.ndarray]:
+    def stacked(items: list[dict]) -> np.ndarray:
+        return torch.stack([item["pixel_values"] for item in items]).numpy()
+
+    return iter(DataLoader(images, size, num_workers=workers, collate_fn=stacked))
 
 
 def _print(report: dict, folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from .. import SHARES_CORES
-from ..cores import default_threads
+from ..cores import default_threads, default_workers
 from .errors import RunError
 
 
@@ -32,6 +32,19 @@ def set_cpu_threads(threads: int | None) -> int:
     threads = default_threads() if threads is None else threads
     torch.set_num_threads(threads)
     return threads
+
+
+def choose_workers(given: int | None, device: torch.device, is_main_process: bool = True) -> int:
+    """Processes that read images: what was given, else what suits the device, which is printed where there are any."""
+    workers = default_workers(device.type != "cpu") if given is None else given
+    if workers and is_main_process:
+        print(describe_workers(workers))
+    return workers
+
+
+def describe_workers(workers: int) -> str:
+    """For the line that a run begins with."""
+    return f"{workers} {'process reads' if workers == 1 else 'processes read'} images"
 
 
 def describe_threads(threads: int) -> str:

@@ -18,8 +18,9 @@ from ..masks import MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
 from ..training.arguments import MASK_FILL_HELP
-from .arguments import MAX_PIXELS_HELP, MaskArguments
+from .arguments import MAX_PIXELS_HELP, WORKERS_HELP, MaskArguments
 from .errors import RunError
+from .hardware import describe_workers
 from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of, uses_whole_folder
 from .output import RUN_FILE, read_json
 from .reading import ReadingArguments, data_source, generated_scenes, read_data
@@ -50,7 +51,7 @@ class ComparisonArguments(ReadingArguments):
         metadata={"help": "Intervals of the share of removed pixels: two numbers for each."},
     )
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
+    dataloader_num_workers: int | None = field(default=None, metadata={"help": WORKERS_HELP})
     use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
     cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: usable cores."})
@@ -175,7 +176,9 @@ class Predictor:
             loss_weights=[1.0, 0.0, 0.0],
             report_to="none",
         )
-        self.trainer = MSLTrainer(model=model.network, args=training)
+        self.trainer = MSLTrainer(model=model.network, args=training, processing_class=model.processor)
+        if training.dataloader_num_workers and self.trainer.is_world_process_zero():
+            print(describe_workers(training.dataloader_num_workers))
 
     def __call__(self, images: torch.utils.data.Dataset) -> np.ndarray:
         """(N, C) probabilities of the data's classes."""
@@ -186,7 +189,7 @@ class Predictor:
         def collate(items: list[dict]) -> dict[str, torch.Tensor]:
             pixel_values = torch.stack([item["pixel_values"] for item in items])
             pixel_values = pixel_values.flip(-1) if flip else pixel_values
-            return {"pixel_values": pixel_values.contiguous(memory_format=torch.channels_last)}
+            return {"pixel_values": pixel_values}
 
         self.trainer.eval_data_collator = collate
         logits = self.trainer.predict(images).predictions

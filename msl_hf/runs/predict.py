@@ -32,11 +32,11 @@ from ..data.files import images_below, is_utf8, printable, text_lines
 from ..data.images import read_image, set_max_pixels
 from ..data.readers import FORMATS as DATA_FORMATS
 from ..data.schema import DataError, column, undecoded
-from ..data.transforms import input_size
+from ..data.transforms import input_size, normalized, resized
 from ..model.pipeline_msl import labels_above
-from .arguments import MAX_PIXELS_HELP, parse_flags
+from .arguments import MAX_PIXELS_HELP, WORKERS_HELP, parse_flags
 from .errors import RunError
-from .hardware import set_cpu_threads
+from .hardware import choose_workers, set_cpu_threads
 from .inputs import find_split, load_trained, user_input
 from .output import check_folder, locked, read_json, write_json
 from .reading import ReadingArguments, format_of, read_data
@@ -70,7 +70,7 @@ class PredictArguments(ReadingArguments):
     )
     top_k: int | None = field(default=None, metadata={"help": "At most so many labels of an image."})
     batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
+    num_workers: int | None = field(default=None, metadata={"help": WORKERS_HELP})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
     cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: usable cores."})
@@ -122,13 +122,14 @@ def predict(arguments: PredictArguments) -> dict:
         network.to(state.device, memory_format=torch.channels_last).eval()
         total = None if arguments.dataset and arguments.streaming else len(rows)
         hidden = arguments.disable_tqdm or not state.is_main_process
-        loader = DataLoader(source, arguments.batch_size, num_workers=arguments.num_workers, collate_fn=list)
+        workers = choose_workers(arguments.num_workers, state.device, state.is_main_process)
+        loader = DataLoader(source, arguments.batch_size, num_workers=workers, collate_fn=list)
         # A name that no other run has had: what is there already may end within a line.
         part = output.with_name(f".{output.name}.part-{uuid.uuid4().hex}-{state.process_index}")
         written = 0
         with part.open("x", encoding="utf-8") as file, tqdm(total=total, initial=len(done), disable=hidden) as bar:
             for items in loader:
-                for row in _predict_batch(items, network, state.device, arguments):
+                for row in _predict_batch(items, network, processor, state.device, arguments):
                     file.write(json.dumps(row) + "\n")
                     written += 1
                 file.flush()
@@ -166,7 +167,7 @@ def _check(arguments: PredictArguments) -> None:
         raise RunError(f"--threshold is a score in [0, 1], got {arguments.threshold}")
     if arguments.batch_size < 1 or (arguments.top_k is not None and arguments.top_k < 1):
         raise RunError("--batch_size and --top_k must be at least 1")
-    if arguments.num_workers < 0:
+    if arguments.num_workers is not None and arguments.num_workers < 0:
         raise RunError(f"--num_workers must not be negative, got {arguments.num_workers}")
     if len(os.fsencode(Path(arguments.output).name)) > 200:
         raise RunError("--output has a name of more than 200 bytes, too long for the files beside it")
@@ -304,7 +305,7 @@ class _Images(IterableDataset):
                 if not is_utf8(name):
                     raise DataError(f"{printable(name)}: its name is not UTF-8, as the output is; rename it")
                 image = read_image(row)
-                yield name, (stamp, self.processor(image, return_tensors="pt")["pixel_values"][0])
+                yield name, (stamp, resized(image, self.processor))
             except DataError as error:
                 yield printable(name), (stamp, str(error))
 
@@ -321,12 +322,15 @@ def _stamp(image: dict) -> str | None:
     return f"{zlib.crc32(content):08x}"
 
 
-def _predict_batch(items: Sequence, network, device: torch.device, arguments: PredictArguments) -> Iterator[dict]:
+def _predict_batch(
+    items: Sequence, network, processor, device: torch.device, arguments: PredictArguments
+) -> Iterator[dict]:
     """The lines of a batch."""
     readable = [(name, *read) for name, read in items if not isinstance(read[1], str)]
     if readable:
         pixel_values = torch.stack([pixels for *_, pixels in readable])
         pixel_values = pixel_values.to(device, memory_format=torch.channels_last)
+        pixel_values = normalized(pixel_values, processor.image_mean, processor.image_std)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
             scores = network(pixel_values).logits.float().sigmoid().cpu()
         if scores.isnan().any():

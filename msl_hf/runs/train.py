@@ -34,7 +34,7 @@ from ..training.parts import choose_ignored_as
 from ..training.trainer import check_size
 from .arguments import Arguments, DataArguments
 from .errors import RunError
-from .hardware import describe_hardware, describe_threads, keep_freed_memory, set_cpu_threads
+from .hardware import describe_hardware, describe_threads, describe_workers, keep_freed_memory, set_cpu_threads
 from .inputs import (
     Splits,
     hide_labels,
@@ -100,13 +100,21 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
         model, processor = load_model(arguments.model, label_names)
     if splits.selection is not None:
         training.eval_strategy = "epoch"
-    augmentation = {"augment": True, "crop_scale": arguments.data.crop_scale, "seed": training.seed}
+    if is_stream and training.world_size > 1 and "epoch" in (training.eval_strategy, training.save_strategy):
+        print("A stream that several processes share has no epochs: it is saved and evaluated every "
+              f"{training.save_steps:g} steps (--save_steps)")  # fmt: skip
+        training.save_strategy, training.eval_steps = "steps", training.save_steps
+        training.eval_strategy = "no" if splits.selection is None else "steps"
+    augmentation = {
+        "augment": True, "crop_scale": arguments.data.crop_scale, "seed": training.seed, "normalize": False
+    }  # fmt: skip
     if is_stream:
         train_images = StreamedImages(splits.train, processor, arguments.data.drop_bad_images, **augmentation)
     else:
         train_images = ImageDataset(splits.train, processor, **augmentation)
     with user_input():
         check_size(train_images, training)
+    selection = None if splits.selection is None else ImageDataset(splits.selection, processor, normalize=False)
     termination = SaveOnTermination()
     best_model = [] if splits.selection is None else [SaveBestModel(training.output_dir)]
     count_ignored_as = "negative" if arguments.run.ignored_as_negative else "ignore"
@@ -117,7 +125,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
             masks=train_masks,
             processing_class=processor,
             train_dataset=train_images,
-            eval_dataset=None if splits.selection is None else ImageDataset(splits.selection, processor),
+            eval_dataset=selection,
             data_collator=MultiLabelCollator(len(label_names), ignored_as=ignored_as),
             eval_data_collator=MultiLabelCollator(len(label_names), ignored_as="ignore"),
             pos_weight=pos_weight,
@@ -127,9 +135,10 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     # Not before: a mistake in the input leaves no trace.
     with claimed_output_dir(arguments) if training.process_index == 0 else contextlib.nullcontext():
         if training.process_index == 0:
-            images = "a stream of" if is_stream else len(splits.train)
+            images, workers = "a stream of" if is_stream else len(splits.train), training.dataloader_num_workers
             print(f"Training on {images} images, {len(label_names)} classes, {describe_threads(threads)}, "
                   f"{'bfloat16 autocast' if training.bf16 else 'float32'}"
+                  f"{f', {describe_workers(workers)}' if workers else ''}"
                   f"{', batch normalisation frozen' if trainer.frozen_batch_norms else ''}")  # fmt: skip
         with _full_disk_explained(output_dir), _training_explained():
             trainer.train(resume_from_checkpoint=resume)
@@ -250,7 +259,7 @@ def evaluate(trainer: MSLTrainer, splits: Splits, processor, masks: MaskBank) ->
     """
     if splits.test is None:
         return {}
-    images = ImageDataset(splits.test, processor)
+    images = ImageDataset(splits.test, processor, normalize=False)
     masked = _masked(images, masks, trainer)
     results: dict = {"per_class_AP": {name: {} for name in class_names_of(splits.test)}}
     for kind, dataset in (("clean", images), ("masked", masked)):
@@ -264,7 +273,7 @@ def evaluate(trainer: MSLTrainer, splits: Splits, processor, masks: MaskBank) ->
 
 def measure_robustness(trainer: MSLTrainer, splits: Splits, processor) -> list[dict]:
     """mAP, CR and CF1 of the test images under light, medium and heavy generated masks that training has not seen."""
-    images, rows = ImageDataset(splits.test, processor), []
+    images, rows = ImageDataset(splits.test, processor, normalize=False), []
     for interval in CURVE:
         bank = mask_bank("generated", "white", interval).split(0.5)[1]
         metrics = trainer.predict(_masked(images, bank, trainer)).metrics

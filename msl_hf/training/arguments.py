@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
+
+from ..cores import default_workers
 
 MASK_FILL_HELP = "Colour of removed pixels: black, or zero after normalisation (the mean colour)."
 SETTINGS = (
@@ -43,6 +46,8 @@ class MSLTrainingArguments(TrainingArguments):
     - `lr_scheduler_type` "cosine" instead of "linear", `warmup_steps` 0.05 (a share of all steps) instead of 0;
     - `num_train_epochs` 20 instead of 3; `per_device_eval_batch_size` 32 instead of 8;
     - `max_grad_norm` 0 (no clipping) instead of 1;
+    - `dataloader_num_workers` and `dataloader_persistent_workers` None instead of 0 and False: with an accelerator
+      the usable cores of the process, at most 8, which stay from epoch to epoch; on a CPU none;
     - `dataloader_drop_last` True instead of False; unlike in `Trainer` it concerns training only, so that evaluation
       scores every image;
     - `remove_unused_columns` False instead of True, because the model's columns are made when an image is read;
@@ -101,6 +106,13 @@ class MSLTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluation batch of one process."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 is none."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last incomplete training batch."})
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes that read images; default: with an accelerator the usable cores, at most 8."},
+    )
+    dataloader_persistent_workers: bool | None = field(
+        default=None, metadata={"help": "Keep these processes from one epoch to the next; default: yes."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave False: images are read lazily."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two log lines."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save checkpoints: no, epoch, steps."})
@@ -159,6 +171,10 @@ class MSLTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.check()
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = default_workers(torch.accelerator.is_available() and not self.use_cpu)
+        if self.dataloader_persistent_workers is None:
+            self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         super().__post_init__()
 
     def check(self) -> None:

@@ -73,7 +73,7 @@ def in_schema(
 def make_images(dataset, processor, augment: bool = False, seed: int = 0) -> ImageDataset | StreamedImages:
     """A data set of the schema, or a stream of such, as the images of a run."""
     kind = ImageDataset if hasattr(dataset, "__len__") else StreamedImages
-    return kind(dataset, processor, augment=augment, seed=seed)
+    return kind(dataset, processor, augment=augment, seed=seed, normalize=False)
 
 
 def make_model(model: str | os.PathLike | nn.Module, class_names: Sequence[str] | None, seed: int, **kwargs):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
@@ -18,11 +19,13 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..data.schema import MultiLabelCollator, class_names_of
+from ..data.transforms import StreamedImages, normalized
 from ..evaluation.metrics import metrics_from_logits
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
@@ -61,7 +64,8 @@ class MSLTrainer(Trainer):
     where `data` is what `msl_hf.data.load_images` or `datasets.load_dataset` gives: an image column, and labels
     written in any of the ways that `load_images` reads. Model, image processor, augmentation, collators and metrics
     are then made. Each of them can be given instead: any data set and collator work that give `pixel_values`
-    (B, 3, H, W) and multi-hot float `labels` (B, C), where -100 marks an ignored entry.
+    (B, 3, H, W), normalised, or in uint8, which are normalised on the device, and multi-hot float `labels` (B, C),
+    where -100 marks an ignored entry.
 
     All randomness is a function of (seed, step, micro-step, rank): nothing needs saving, and a resumed run equals an
     uninterrupted one.
@@ -284,6 +288,9 @@ class MSLTrainer(Trainer):
         if batches and not has_length(self.train_dataset):
             fraction, passes = math.modf(self.state.epoch)
             batches = round(fraction * max_steps * self.args.gradient_accumulation_steps)
+            if isinstance(self.train_dataset, StreamedImages):
+                self.train_dataset.set_epoch(int(passes))
+                self.train_dataset.pass_over(batches, self.args.train_batch_size)
         return int(passes), batches
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
@@ -300,14 +307,12 @@ class MSLTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Equation 1 in training; plain classification loss of the whole image in evaluation."""
-        pixel_values, labels = inputs["pixel_values"], inputs.get("labels")
+        pixel_values, labels = self._normalized(inputs)["pixel_values"], inputs.get("labels")
         if labels is None:
             raise ValueError("the batch has no 'labels'; MSLTrainer needs multi-hot labels (B, C)")
         if model.training not in self._checked_modes:
             check_targets(labels)
             self._checked_modes.add(model.training)
-        if self.args.channels_last:
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if not model.training:
             outputs = model(pixel_values=pixel_values)
             plain = MSLLoss((1, 0, 0), self.loss.classification_loss).eval()
@@ -343,6 +348,17 @@ class MSLTrainer(Trainer):
                 self._component_sums[name] = total + value.detach()
         self._component_count += 1
         return (losses["loss"], {"loss": losses["loss"], "logits": logits}) if return_outputs else losses["loss"]
+
+    def _normalized(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with its images as the network takes them: in uint8 they have come to the device."""
+        pixel_values = inputs["pixel_values"]
+        if self.args.channels_last:
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        return {**inputs, "pixel_values": normalized(pixel_values, self.image_mean, self.image_std)}
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As in `Trainer`, of images in uint8, too."""
+        return super().prediction_step(model, self._normalized(inputs), prediction_loss_only, ignore_keys)
 
     def _check_finite(self, weights: bool = False) -> None:
         """Stop where a loss since the last look, or the weights, are no numbers: with the words that help."""
@@ -561,6 +577,29 @@ class MSLTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`, but that every process reads its own share of a stream.
+
+        `Trainer` has the first one read all of it, and send the others their batches, of tensors alone.
+        """
+        args, stream = self.args, self.train_dataset
+        if not isinstance(stream, StreamedImages):
+            return super().get_train_dataloader()
+        stream.deal(args.process_index, args.world_size)
+        loader = DataLoader(
+            stream,
+            args.train_batch_size,
+            collate_fn=self.data_collator,
+            drop_last=args.dataloader_drop_last,
+            num_workers=args.dataloader_num_workers,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            pin_memory=args.dataloader_pin_memory,
+        )
+        # Of one process, as far as Accelerate knows: it would deal the batches once more.
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True,
+                                   dispatch_batches=False)  # fmt: skip
+
     def get_eval_dataloader(self, eval_dataset=None):
         with self._evaluation_loading():
             return super().get_eval_dataloader(self._evaluated(eval_dataset))
@@ -578,13 +617,20 @@ class MSLTrainer(Trainer):
 
     @contextlib.contextmanager
     def _evaluation_loading(self):
-        """Evaluation has its own collator, and scores every image whatever `dataloader_drop_last` says."""
-        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
-        self.data_collator, self.args.dataloader_drop_last = self.eval_data_collator, False
+        """Evaluation has its own collator, and scores every image whatever `dataloader_drop_last` says.
+
+        Its loaders end with it: `Trainer` would keep one with persistent workers, and go on with its images where
+        others are asked for.
+        """
+        changed = {"dataloader_drop_last": False, "dataloader_persistent_workers": False}
+        own, collator = {name: getattr(self.args, name) for name in changed}, self.data_collator
+        self.data_collator = self.eval_data_collator
         try:
+            vars(self.args).update(changed)
             yield
         finally:
-            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+            vars(self.args).update(own)
+            self.data_collator = collator
 
 
 def check_size(train_dataset, args: MSLTrainingArguments) -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from transformers import AutoImageProcessor
 from msl_hf.data import ImageDataset, build_processor, load_voc
 from msl_hf.data.images import read_image
 from msl_hf.data.schema import DataError, make_features, undecoded
-from msl_hf.data.transforms import StreamedImages, augmented_pixel_values, random_crop
+from msl_hf.data.transforms import StreamedImages, augmented_pixels, normalized, random_crop
 
 
 def test_saved_processor_reproduces_the_evaluation_transform(scenes, tmp_path):
@@ -81,8 +83,9 @@ def test_half_of_the_images_are_flipped():
     processor = build_processor(None, 16)
     flipped = 0
     for seed in range(200):
-        pixels = augmented_pixel_values(image, processor, np.random.default_rng(seed))
+        pixels = augmented_pixels(image, processor, np.random.default_rng(seed))
         flipped += bool(pixels[0, 8, 0] > pixels[0, 8, -1])
+        assert pixels.dtype == torch.uint8
     assert 70 < flipped < 130
 
 
@@ -181,7 +184,7 @@ def test_interpolation_is_chosen_for_training_and_evaluation_alike():
     for processor, is_near in ((bilinear, True), (default, False)):
         evaluated = processor(image, return_tensors="pt")["pixel_values"][0].permute(1, 2, 0).numpy()
         trained = (
-            augmented_pixel_values(image, processor, np.random.default_rng(1), (1.0, 1.0)).permute(1, 2, 0).numpy()
+            augmented_pixels(image, processor, np.random.default_rng(1), (1.0, 1.0)).permute(1, 2, 0).numpy() / 255
         )
         trained = min(trained, trained[:, ::-1], key=lambda pixels: np.abs(pixels - expected).max())
         assert (
@@ -189,3 +192,73 @@ def test_interpolation_is_chosen_for_training_and_evaluation_alike():
         )
     with pytest.raises(ValueError, match="interpolation must be one of bilinear, .*, got 'cubic'"):
         build_processor(None, 16, interpolation="cubic")
+
+
+def items_of(dataset, processor, **settings) -> list[torch.Tensor]:
+    images = ImageDataset(dataset, processor, **settings)
+    return [images[index]["pixel_values"] for index in range(6)]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_pixels_in_uint8_are_the_same_numbers(augment, scenes):
+    processor, data = build_processor(None, 24), load_voc(scenes)["train"]
+    floats = items_of(data, processor, augment=augment)
+    pixels = items_of(data, processor, augment=augment, normalize=False)
+    assert {image.dtype for image in pixels} == {torch.uint8} and floats[0].dtype == torch.float32
+    found = normalized(torch.stack(pixels), processor.image_mean, processor.image_std)
+    torch.testing.assert_close(found, torch.stack(floats), atol=1e-6, rtol=1e-6)
+    exact = (torch.stack(pixels).double() / 255 - torch.tensor(processor.image_mean).double().view(3, 1, 1)) / (
+        torch.tensor(processor.image_std).double().view(3, 1, 1)
+    )
+    assert (found - exact).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("setting", [{"do_normalize": False}, {"rescale_factor": 1 / 127.5}, {"do_rescale": False}])
+def test_a_processor_that_does_something_else_is_left_to_do_it(setting, scenes):
+    processor, data = build_processor(None, 24), load_voc(scenes)["train"]
+    for name, value in setting.items():
+        setattr(processor, name, value)
+    for plain, kept in zip(items_of(data, processor), items_of(data, processor, normalize=False), strict=True):
+        assert torch.equal(kept, plain) and kept.dtype == torch.float32
+        assert torch.equal(normalized(kept, processor.image_mean, processor.image_std), plain)
+
+
+def test_uint8_needs_mean_and_deviation():
+    with pytest.raises(ValueError, match="uint8, and nothing says how they are normalised"):
+        normalized(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), None, None)
+
+
+def test_what_is_passed_over_is_not_decoded(scenes, monkeypatch):
+    """The first two batches of four are placeholders, and what follows is what it was."""
+    read = []
+    monkeypatch.setattr(
+        "msl_hf.data.transforms.read_image", lambda row, *args: read.append(row) or read_image(row, *args)
+    )
+    data, processor = load_voc(scenes)["train"].to_iterable_dataset(3), build_processor(None, 16)
+    stream = StreamedImages(data, processor, augment=True, shuffle_buffer=5)
+    whole, count = list(stream), len(read)
+    assert count == len(whole) == 24
+    stream.pass_over(2, 4)
+    rest = list(stream)
+    assert len(rest) == 24 and len(read) - count == 16
+    assert all(item["pixel_values"].shape == (3, 1, 1) for item in rest[:8])
+    for item, expected in zip(rest[8:], whole[8:], strict=True):
+        assert torch.equal(item["pixel_values"], expected["pixel_values"]) and item["labels"] == expected["labels"]
+    stream.set_epoch(1)  # the pass after it is whole
+    assert all(item["pixel_values"].shape == (3, 16, 16) for item in stream)
+
+
+@pytest.mark.parametrize("num_files", [1, 4])
+def test_processes_share_a_stream(num_files, scenes):
+    """Files where there are enough, else rows; each pass has every row once, and is followed by another."""
+    data = load_voc(scenes)["train"]
+    shares = []
+    for rank in range(2):
+        stream = StreamedImages(data.to_iterable_dataset(num_files), build_processor(None, 16), shuffle_buffer=3)
+        stream.deal(rank, 2)
+        stream.deal(rank, 2)  # again is not twice
+        shares.append([item["image_id"] for item in itertools.islice(stream, 24)])
+    for number in (0, 12):
+        names = sorted(shares[0][number : number + 12] + shares[1][number : number + 12])
+        assert names == sorted(data["image_id"][:])
+    assert shares[0][:12] != shares[0][12:]  # in another order

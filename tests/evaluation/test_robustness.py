@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from msl_hf import MaskBank
+from msl_hf.data.transforms import normalized
 from msl_hf.evaluation import MaskedDataset
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
@@ -30,3 +31,16 @@ def test_removed_pixels_are_black_or_zero():
         [0.0, 0.7]
     )
     assert torch.equal(black == -1, zero == 0)
+
+
+@pytest.mark.parametrize(("fill", "dtype"), [("black", torch.uint8), ("zero", torch.float32)])
+def test_pixels_in_uint8_are_masked_as_normalised_ones_are(fill, dtype):
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    pixels = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    rows = [[{"pixel_values": image} for image in images] for images in (pixels, normalized(pixels, mean, std))]
+    bank = MaskBank.generate(10, (0.4, 0.6))
+    short, whole = (MaskedDataset(images, bank, mean, std, fill=fill) for images in rows)
+    for index in range(3):
+        found = short[index]["pixel_values"]
+        assert found.dtype == dtype
+        torch.testing.assert_close(normalized(found, mean, std), whole[index]["pixel_values"], atol=1e-6, rtol=0)
