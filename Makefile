@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 OLDEST_PYTHON ?= $(shell for python in python3.10 python3.11 python3; do $$python -c "" 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: install demo app test test-all test-oldest lint
+.PHONY: install demo app gpu test test-all test-oldest lint
 
 install: .venv/installed
 
@@ -23,6 +23,11 @@ outputs/demo-plain/metrics.json:
 
 app: install outputs/demo/metrics.json outputs/demo-plain/metrics.json
 	$(BIN)/msl-hf app --models MSL=outputs/demo plain=outputs/demo-plain
+
+# What only a GPU shows, in commands of nine minutes; again goes on, until both say that nothing is left.
+gpu: install
+	$(BIN)/msl-hf benchmark --gpu true --output outputs/gpu/benchmark.json
+	$(BIN)/msl-hf ablate --grid long --output_dir outputs/gpu/long --minutes 9
 
 test: install
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -1,6 +1,7 @@
 r"""Ablations: train every row of a grid with several seeds, and make tables and figures of the outcome.
 
     msl-hf ablate --grid table_3 --output_dir outputs/ablations --jobs 2
+    msl-hf ablate --grid table_3 --list true > runs.txt     # a command a line, for the arrays of a cluster
 
 Finished runs are not repeated, interrupted ones go on; results.jsonl gets a line after each run. A grid is a YAML file
 with `title`, `config` (settings of all rows), `rows` (name: settings that differ) and `seeds`, or the name of one that
@@ -10,14 +11,18 @@ comes with the package.
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock
 
 from ..cores import usable_cores
 from ..evaluation.figures import plot_frontier, plot_robustness
@@ -26,6 +31,7 @@ from .configs import find_yaml, read_yaml, shipped, with_file_beside
 from .errors import RunError
 from .output import check_folder, draw, incompleteness, read_json
 
+STOPPED = "stopped"  # a run whose time was up
 PROGRAM = (sys.executable, "-m", "msl_hf")
 KEYS = {"title", "recipe", "config", "seeds", "rows", "hole_ratio"}
 SHOWN = (("clean", "mAP"), ("clean", "CF1"), ("clean", "OF1"), ("masked", "mAP"), ("masked", "CF1"), ("masked", "OF1"))
@@ -41,6 +47,8 @@ class AblateArguments:
     rows: list[str] | None = field(default=None, metadata={"help": "Only these rows of the grids."})
     jobs: int = field(default=1, metadata={"help": "Runs at a time, which share the cores."})
     train: bool = field(default=True, metadata={"help": "false: tables and figures of the finished runs alone."})
+    list: bool = field(default=False, metadata={"help": "Print a command for each run that is to do, and do none."})
+    minutes: float | None = field(default=None, metadata={"help": "Stop after this time; the same command goes on."})
 
 
 @dataclass
@@ -200,20 +208,29 @@ def ablate(arguments: AblateArguments) -> list[dict]:
         if not arguments.rows or row in arguments.rows
     ]
     results = _Results(output_dir)
+    todo: dict[Path, list[Run]] = {}
+    for run in runs:
+        if not results.has(run):
+            todo.setdefault(run.folder, []).append(run)
+    if arguments.list:
+        files = dict(zip((grid.name for grid in grids), arguments.grid, strict=True))
+        for shared in todo.values():
+            print(" && ".join(_command_line(run, files[run.grid.name], arguments.output_dir) for run in shared))
+        return []
     failed: list[str] = []
     if arguments.train:
-        todo: dict[Path, list[Run]] = {}
-        for run in runs:
-            if not results.has(run):
-                todo.setdefault(run.folder, []).append(run)
         print(f"{len(runs)} rows and seeds in {len(grids)} grids, {len(todo)} to run", flush=True)
+        until = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            jobs = [pool.submit(_execute, shared, arguments.jobs) for shared in todo.values()]
+            jobs = [pool.submit(_execute, shared, arguments.jobs, until) for shared in todo.values()]
             for job in as_completed(jobs):
-                if job.result() is not None:
+                if job.result() is not None and job.result() != STOPPED:
                     failed.append(job.result())
                     print(failed[-1], flush=True)
                 results.write(runs)
+        stopped = sum(job.result() == STOPPED for job in jobs)
+        if stopped:
+            print(f"The time is up: {stopped} runs are not finished, and the same command goes on with them")
     lines = results.write(runs)
     for grid in grids:
         _write_tables(grid, [line for line in lines if line["grid"] == grid.name], output_dir)
@@ -222,14 +239,23 @@ def ablate(arguments: AblateArguments) -> list[dict]:
     return lines
 
 
+def _command_line(run: Run, grid: str, output_dir: str) -> str:
+    """The command that does this run alone."""
+    flags = ["--grid", grid, "--rows", run.row, "--seeds", str(run.seed), "--output_dir", output_dir]
+    return shlex.join(["msl-hf", "ablate", *flags])
+
+
 class _Results:
-    """results.jsonl: a line for each finished run, appended as it finishes.
+    """results.jsonl: a line for each finished run, appended as it finishes, by several commands at once, too.
 
     A line stands for its run where the run's folder is gone, or never was on this machine.
     """
 
     def __init__(self, output_dir: Path):
         self.file = output_dir / "results.jsonl"
+        self._read()
+
+    def _read(self) -> None:
         lines = self.file.read_text().splitlines() if self.file.is_file() else []
         self.lines = {(line["grid"], line["row"], line["run"]): line for line in map(json.loads, lines)}
         self.of_run = {line["run"]: line for line in self.lines.values()}
@@ -241,6 +267,11 @@ class _Results:
 
     def write(self, runs: Sequence[Run]) -> list[dict]:
         """Append what is finished and not there yet; the lines of all finished runs."""
+        with FileLock(self.file.with_name(".results.lock")):
+            self._read()
+            return self._append(runs)
+
+    def _append(self, runs: Sequence[Run]) -> list[dict]:
         finished = []
         for run in runs:
             key = run.grid.name, run.row, run.folder.name
@@ -263,7 +294,7 @@ class _Results:
         return line
 
 
-def _execute(runs: Sequence[Run], jobs: int) -> str | None:
+def _execute(runs: Sequence[Run], jobs: int, until: float | None) -> str | None:
     """Train what all of these rows share, and measure under masks where their grids want it; what went wrong."""
     threads = max(1, usable_cores() // jobs)
     run, problem = runs[0], None
@@ -273,7 +304,7 @@ def _execute(runs: Sequence[Run], jobs: int) -> str | None:
         command = [run.grid.command, "--config", str(run.grid.config), "--seed", str(run.seed),
                    "--output_dir", str(run.folder), "--cpu_threads", str(threads),
                    "--resume_from_checkpoint", str(complete).lower(), *_flags(settings)]  # fmt: skip
-        problem = _call(command, run)
+        problem = _call(command, run, until)
         if problem is None:
             for checkpoint in run.folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
@@ -285,7 +316,7 @@ def _execute(runs: Sequence[Run], jobs: int) -> str | None:
                        "--data_dir", str(settings["data_dir"]), "--masks", settings["eval_masks"] or settings["masks"],
                        "--mask_hole", settings["mask_hole"],
                        "--hole_ratio", *map(str, run.grid.hole_ratio)]  # fmt: skip
-            problem = _call(command, run)
+            problem = _call(command, run, until)
     return problem
 
 
@@ -295,10 +326,17 @@ def _flags(settings: dict) -> Iterable[str]:
         yield from (str(item) for item in (value if isinstance(value, list) else [value]))
 
 
-def _call(command: list[str], run: Run) -> str | None:
+def _call(command: list[str], run: Run, until: float | None) -> str | None:
+    if until is not None and time.monotonic() >= until:
+        return STOPPED
     log = run.folder.with_suffix(".log")
-    with log.open("a") as file:
-        done = subprocess.run([*PROGRAM, *command], stdout=file, stderr=subprocess.STDOUT)
+    with log.open("a") as file, subprocess.Popen([*PROGRAM, *command], stdout=file, stderr=subprocess.STDOUT) as done:
+        try:
+            done.wait(None if until is None else max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            done.terminate()  # training finishes its step, and saves it
+            done.wait()
+            return STOPPED
     last = log.read_text().strip().splitlines()[-1:]
     if done.returncode == 0:
         return None

@@ -2,6 +2,7 @@ r"""What a step of MSL costs against plain training and against the published st
 
     msl-hf benchmark --quick true --output outputs/bench.json
     msl-hf benchmark --networks resnet101_448 --variants plain ours --output outputs/bench.json
+    msl-hf benchmark --gpu true --output outputs/gpu.json     # again and again, until it says that all is done
 
 Variants take turns (A B A B); medians and spreads of images per second, peak memory in a process of its own for each.
 """
@@ -9,6 +10,7 @@ Variants take turns (A B A B); medians and spreads of images per second, peak me
 import copy
 import platform
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from ..model import MSLForImageClassification
 from ..training.trainer import joint_equals_separate
 from .arguments import parse_flags
 from .benchmarks.cores import measure_shared_cores, print_shared_cores
+from .benchmarks.gpu import TARGET, Size, gpu_tasks
 from .benchmarks.inference import measure_inference_ways
 from .benchmarks.labels import measure_images, measure_label_file, measure_large_dataset
 from .benchmarks.loading import LOADS, measure_loading
@@ -28,7 +31,7 @@ from .benchmarks.steps import NETWORKS, VARIANTS, Batch, compare_steps, make_ste
 from .benchmarks.training import measure_masking, measure_processes, measure_trainer
 from .errors import RunError
 from .hardware import keep_freed_memory, set_cpu_threads
-from .output import check_folder, write_json
+from .output import check_folder, read_json, write_json
 from .speed import measure_inference, time_calls
 
 PARTS = ("loading", "labels", "steps", "memory", "inference", "around", "scaling", "processes", "cores")
@@ -64,6 +67,8 @@ class BenchmarkArguments:
 
     output: str | None = field(default=None, metadata={"help": "JSON file for the results."})
     quick: bool = field(default=False, metadata={"help": f"Main variants of {', '.join(QUICK)}."})
+    gpu: bool = field(default=False, metadata={"help": "Instead: what only a GPU shows, as far as --minutes go."})
+    minutes: float = field(default=9.0, metadata={"help": "With --gpu: begin nothing new after this time."})
     networks: list[str] | None = field(default=None, metadata={"help": f"Some of {', '.join(NETWORKS)}."})
     variants: list[str] | None = field(default=None, metadata={"help": f"Some of {', '.join(VARIANTS)}."})
     batch_size: int | None = field(default=None, metadata={"help": "Batch size of every network."})
@@ -95,13 +100,17 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
     if arguments.output is None:
         raise RunError("say where the results go: --output FILE.json")
     check_folder(Path(arguments.output).parent)
+    if arguments.gpu:
+        return _benchmark_gpu(arguments, threads)
     parts = arguments.parts or (QUICK_PARTS if arguments.quick else PARTS)
     report: dict = {"machine": _machine(threads, arguments), "networks": {}, "ratios": {}, "loading": {}}
     if "loading" in parts:
         for name in LOADS:
             row = report["loading"][name] = measure_loading(name, arguments.rounds, arguments.seed)
             ours, usual = f"{row['ours']:>8.1f} images/s", f"usual way {row['usual']:>8.1f}"
-            print(f"loading {name:<22} {ours}, {usual}, {_text(row['ratio'])}", flush=True)
+            print(f"loading {name:<22} {ours}, {usual}, {_text(row['ratio'])}; images normalised by the worker "
+                  f"{_text(row['ratio_floats'])}; normalised and masked in the same process "
+                  f"{_text(row['ratio_all'])}", flush=True)  # fmt: skip
     if "labels" in parts:
         _measure_labels(report, arguments.seed)
     for name in names:
@@ -126,6 +135,44 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
     write_json(Path(arguments.output), report)
     print(f"\nResults: {arguments.output}")
     return report
+
+
+def _benchmark_gpu(arguments: BenchmarkArguments, threads: int) -> dict:
+    """The tasks that the file does not hold yet, as many as the time allows; the same command does the rest."""
+    begun, file = time.monotonic(), Path(arguments.output)
+    size = Size(arguments.quick, arguments.rounds, arguments.seed, arguments.use_cpu)
+    tasks, report = gpu_tasks(size), read_json(file) if file.is_file() else {}
+    report.setdefault("tasks", {})
+    todo, longest = [name for name in tasks if name not in report["tasks"]], 0.0
+    for name in todo:
+        start = time.monotonic()
+        if start - begun + longest > 60 * arguments.minutes:  # as long as the longest so far may be too long
+            break
+        figures = tasks[name]()
+        report["tasks"][name] = {"machine": _machine(threads, arguments), **figures}
+        write_json(file, report)
+        longest = max(longest, time.monotonic() - start)
+        print(f"{name}: {_task_text(figures)}", flush=True)
+    left = [name for name in tasks if name not in report["tasks"]]
+    name, over, under, wanted = TARGET
+    speeds = [report["tasks"].get(name, {}).get(variant, {}).get("images_per_second") for variant in (over, under)]
+    if all(speeds):
+        print(f"{name}, {over} / {under}: {speeds[0] / speeds[1]:.2f} (wanted: {wanted:g})")
+    print(f"{len(tasks) - len(left)} of {len(tasks)} tasks are done: {file}"
+          + (f"; the same command does the {len(left)} others" if left else ""))  # fmt: skip
+    return report
+
+
+def _task_text(figures: dict) -> str:
+    """The figures of a task in a line: of variants their images/s, of others what is a number."""
+    parts = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            speed = value.get("images_per_second")
+            parts.append(f"{name} {value['error'] if speed is None else f'{speed:.1f} images/s'}")
+        elif not isinstance(value, list):
+            parts.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(parts)
 
 
 def _measure_labels(report: dict, seed: int) -> None:

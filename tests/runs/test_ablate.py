@@ -1,6 +1,7 @@
 """Grids, with training recipes that only write down what they were asked for."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import yaml
 from PIL import Image
 from trees import make_checkpoint
 
-from msl_hf.runs.ablate import AblateArguments, Grid, ablate, image_passes, summary
+from msl_hf.runs.ablate import AblateArguments, Grid, Run, _Results, ablate, image_passes, summary
+from msl_hf.runs.ablate import run as ablate_command
 from msl_hf.runs.errors import RunError
 
 # Clean mAP is the learning rate plus the seed in percent; fails while a file called `broken` lies beside it.
@@ -205,3 +207,56 @@ def test_grids_of_the_package_are_complete():
             key = str(grid.config), json.dumps(settings, sort_keys=True)
             names.setdefault(key, set()).add(row)
     assert all(len(found) == 1 or "MSL" in found for found in names.values()), names
+
+
+def test_one_command_a_run_for_a_cluster(recipes, tmp_path, capsys, monkeypatch):
+    """Each line does its run alone, and what all have written makes the table; equal settings are in one line."""
+    first = write_grid(recipes, "first", {"it's low": {}, "High": {"rate": 0.3}})
+    second = write_grid(recipes, "second", {"as ever": {}}, hole_ratio=[0.1, 0.2])
+    arguments = AblateArguments([first, second], str(tmp_path / "out"), list=True)
+    assert ablate(arguments) == [] and not (recipes / "calls.txt").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and sum(" && " in line for line in lines) == 2
+    for line in lines:
+        for command in line.split(" && "):
+            program, name, *flags = shlex.split(command)
+            assert (program, name) == ("msl-hf", "ablate")
+            ablate_command(flags)
+    assert calls(recipes) == ["0.1 1 false", "0.1 2 false", "0.3 1 false", "0.3 2 false"]
+    arguments.list, arguments.train = False, False
+    assert len(ablate(arguments)) == 6 and len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 6
+    arguments.list = True
+    capsys.readouterr()
+    assert ablate(arguments) == [] and capsys.readouterr().out == ""  # nothing is left
+
+
+def test_results_of_commands_at_once_are_all_kept(recipes, tmp_path):
+    """Two that have read the file before either writes."""
+    grid = Grid.read(write_grid(recipes, "grid", {"a": {}, "b": {"rate": 0.3}}))
+    ablate(AblateArguments([str(recipes / "grid.yaml")], str(tmp_path / "out"), seeds=[1]))
+    file = tmp_path / "out" / "results.jsonl"
+    file.unlink()
+    runs = [Run.make(grid, row, 1, tmp_path / "out") for row in ("a", "b")]
+    both = _Results(tmp_path / "out"), _Results(tmp_path / "out")
+    for results, run in zip(both, runs, strict=True):
+        results.write([run])
+    assert [json.loads(line)["row"] for line in file.read_text().splitlines()] == ["a", "b"]
+    assert len(both[0].write(runs)) == 2 and len(file.read_text().splitlines()) == 2
+
+
+def test_time_that_is_up_stops_a_run_which_goes_on_later(recipes, tmp_path, capsys):
+    """The run is told by SIGTERM; those that have not begun are not begun."""
+    script = (recipes / "train_voc.py").read_text()
+    told = f"""
+import signal, sys, time, pathlib
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path / "told")!r}).touch(), sys.exit(143)))
+time.sleep(60)
+"""
+    (recipes / "train_voc.py").write_text(told)
+    grid = write_grid(recipes, "grid", {"a": {}, "b": {"rate": 0.3}}, seeds=[1])
+    arguments = AblateArguments([grid], str(tmp_path / "out"), minutes=0.05)
+    assert ablate(arguments) == [] and (tmp_path / "told").exists()
+    assert "2 runs are not finished, and the same command goes on" in capsys.readouterr().out
+    (recipes / "train_voc.py").write_text(script)
+    arguments.minutes = 5
+    assert len(ablate(arguments)) == 2

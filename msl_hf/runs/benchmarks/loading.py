@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
 from PIL import Image
 from torchvision import transforms
 
 from ...data.schema import make_features
-from ...data.transforms import CROP_RATIO, CROP_SCALE, ImageDataset, build_processor
+from ...data.transforms import CROP_RATIO, CROP_SCALE, ImageDataset, build_processor, normalized
 from ...masks import MaskBank, apply_mask
 from ..speed import compare_speeds, take_turns
 
@@ -22,13 +21,17 @@ LOADS = {"500x375_to_224": (500, 375, 224, 32), "500x375_to_448": (500, 375, 448
 
 
 def measure_loading(name: str, rounds: int, seed: int) -> dict:
-    """Images/s of one process with one thread: the package's loading and masking against PIL and torchvision's.
+    """Images/s of one process with one thread: what a loader's worker does, against PIL and torchvision's transforms.
 
-    The usual way decodes in full, crops, resizes and normalises through torchvision's transforms of PIL images, and
+    Our worker decodes, crops, resizes and stacks a batch of uint8 pixels; normalising and masking are the device's.
+    The usual one decodes in full, crops, resizes and normalises through torchvision's transforms of PIL images, and
     reads a mask file, resizes it and multiplies, for every image.
 
     Returns:
-        `ours` and `usual` (images/s, medians), and `ratio` with `median` and `spread` over the rounds.
+        Images/s (medians) of `ours`, of `floats` (ours, with images normalised by the worker), of `all` (ours, with
+        normalising and masking of the batch in the same process) and of `usual`; the ratios of the first three to the
+        last, each with `median` and `spread` over the rounds: `ratio`, `ratio_floats`, `ratio_all`; and the megabytes
+        of a batch of 32, `batch_mb` and `batch_mb_floats`.
     """
     width, height, side, count = LOADS[name]
     threads = torch.get_num_threads()
@@ -36,13 +39,20 @@ def measure_loading(name: str, rounds: int, seed: int) -> dict:
     try:
         with tempfile.TemporaryDirectory() as folder:
             paths, mask_paths = _write_files(Path(folder), width, height, count, seed)
-            ours = _our_loading(paths, side, seed)
-            usual = _usual_loading(paths, mask_paths, side)
-            speeds = take_turns({"ours": ours, "usual": usual}, count, rounds)
+            ways = {
+                "ours": _our_loading(paths, side, seed),
+                "floats": _our_loading(paths, side, seed, normalize=True),
+                "all": _our_loading(paths, side, seed, mask=True),
+                "usual": _usual_loading(paths, mask_paths, side),
+            }
+            speeds = take_turns(ways, count, rounds)
     finally:
         torch.set_num_threads(threads)
-    medians = {way: statistics.median(values) for way, values in speeds.items()}
-    return {**medians, "ratio": compare_speeds(speeds["ours"], speeds["usual"])}
+    result: dict = {way: statistics.median(values) for way, values in speeds.items()}
+    for name, way in (("ratio", "ours"), ("ratio_floats", "floats"), ("ratio_all", "all")):
+        result[name] = compare_speeds(speeds[way], speeds["usual"])
+    pixels = 32 * 3 * side * side / 2**20
+    return {**result, "batch_mb": pixels, "batch_mb_floats": 4 * pixels}
 
 
 def _write_files(folder: Path, width: int, height: int, count: int, seed: int) -> tuple[list[str], list[str]]:
@@ -60,16 +70,23 @@ def _write_files(folder: Path, width: int, height: int, count: int, seed: int) -
     return paths, mask_paths
 
 
-def _our_loading(paths: list[str], side: int, seed: int) -> Callable[[], object]:
+def _our_loading(
+    paths: list[str], side: int, seed: int, normalize: bool = False, mask: bool = False
+) -> Callable[[], object]:
+    from datasets import Dataset
+
     columns = {"image": paths, "labels": [[0]] * len(paths), "image_id": paths}
     processor = build_processor(None, side)
-    images = ImageDataset(Dataset.from_dict(columns, make_features(["object"])), processor, augment=True, seed=seed)
+    data = Dataset.from_dict(columns, make_features(["object"]))
+    images = ImageDataset(data, processor, augment=True, seed=seed, normalize=normalize)
     bank = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
 
     def load() -> torch.Tensor:
         batch = torch.stack([images[index]["pixel_values"] for index in range(len(paths))])
-        keep = bank.sample(len(batch), side)
-        return apply_mask(batch, keep, processor.image_mean, processor.image_std)
+        if not mask:
+            return batch
+        statistics_ = processor.image_mean, processor.image_std
+        return apply_mask(normalized(batch, *statistics_), bank.sample(len(batch), side), *statistics_)
 
     return load
 

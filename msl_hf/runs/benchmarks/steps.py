@@ -25,6 +25,7 @@ NETWORKS = {
     "resnet50_448": ("resnet50", 448, 4),
     "resnet101_448": ("resnet101", 448, 4),
     "vit_base_384": ("vit_base_patch16_384", 384, 2),
+    "vit_base_448": ("vit_base_patch16_384", 448, 2),
 }
 NUM_LABELS, NUM_HEADS = 80, 4  # as on COCO
 
@@ -123,11 +124,11 @@ class TrainerStep:
         if arguments.torch_compile:
             self.model = torch.compile(self.model)
 
-    def backward(self) -> float:
+    def backward(self) -> torch.Tensor:
         """The loss; leaves the gradients in place."""
         self.optimizer.zero_grad()
         with self.precision:
-            return self.trainer.training_step(self.model, dict(self.inputs)).item()
+            return self.trainer.training_step(self.model, dict(self.inputs))
 
     def __call__(self) -> None:
         self.backward()
@@ -160,7 +161,7 @@ class ReferenceStep:
         self.precision = _autocast(batch.images.device, bf16)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4)
 
-    def backward(self) -> float:
+    def backward(self) -> torch.Tensor:
         """The loss; leaves the gradients in place."""
         self.optimizer.zero_grad()
         keep = self.masks.sample(len(self.images), self.images.shape[-2:], self.images.device)
@@ -174,7 +175,7 @@ class ReferenceStep:
         loss = loss + 0.2 * F.binary_cross_entropy_with_logits(masked_logits, self.labels)
         loss = loss + 0.5 * F.mse_loss(logits.sigmoid(), masked_logits.sigmoid())
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
     def __call__(self) -> None:
         self.backward()
@@ -245,7 +246,7 @@ def compare_steps(batch: Batch) -> dict[str, float]:
     bank = MaskBank.generate(200, hole_ratio=(0.5, 0.6))
     masks = FixedMasks(bank.sample(len(batch.images), batch.images.shape[-2:], batch.images.device))
     ours, reference = TrainerStep(batch, masks), ReferenceStep(batch, masks)
-    losses = ours.backward(), reference.backward()
+    losses = ours.backward().item(), reference.backward().item()
     looped = torch.stack([weight.grad for weight in reference.model.head.weights])
     pairs = [(ours.model.head.weight.grad, looped)]
     backbone = dict(reference.model.backbone.named_parameters())
