@@ -74,7 +74,7 @@ def test_thresholds_and_top_k(photos):
 def test_goes_on_after_an_interruption_and_with_new_and_repaired_images(photos, monkeypatch):
     """Three batches are done when it is interrupted; only the rest, then only what is new, is predicted."""
     seen: list[str] = []
-    original = predict_module._predict_batch
+    original = predict_module.predict_batch
 
     def watch(items, *more):
         if len(seen) >= 4 and stop:
@@ -82,7 +82,7 @@ def test_goes_on_after_an_interruption_and_with_new_and_repaired_images(photos, 
         seen.extend(name for name, _ in items)
         return original(items, *more)
 
-    monkeypatch.setattr(predict_module, "_predict_batch", watch)
+    monkeypatch.setattr(predict_module, "predict_batch", watch)
     stop = True
     with pytest.raises(KeyboardInterrupt):
         predict(arguments(photos))
@@ -471,7 +471,7 @@ def test_settings_that_are_damaged_are_a_message_or_cost_the_stamps(photos):
 
 
 def test_a_prediction_that_fails_at_its_start_leaves_nothing(photos, monkeypatch):
-    monkeypatch.setattr(predict_module, "_predict_batch", lambda *_: 1 / 0)
+    monkeypatch.setattr(predict_module, "predict_batch", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict(arguments(photos))
     assert not list((photos / "out").iterdir())
