@@ -150,7 +150,7 @@ def find_shards(folder: Path) -> dict[tuple[int, int], Shard]:
     from pyarrow import parquet
 
     found = {}
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.is_dir() else ():
         name = NAME.fullmatch(path.name)
         if name is None:
             continue

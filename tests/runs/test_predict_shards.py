@@ -59,10 +59,8 @@ def as_folder(photos: Path) -> dict:
 
 def as_list(photos: Path) -> dict:
     names = [str(file.relative_to(photos)) for file in sorted((photos / "photos").rglob("*.png"))]
-    # In the order of the folder; one is absolute, and lines end in every way.
-    (photos / "list.txt").write_bytes(
-        "\ufeff".encode() + "\r\n".join([str(photos / names[0]), "", *names[1:]]).encode()
-    )
+    text = "\r\n".join([str(photos / names[0]), "", *names[1:]])
+    (photos / "list.txt").write_text(text, encoding="utf-8-sig", newline="")
     return {"images": [f"@{photos / 'list.txt'}"]}
 
 
@@ -127,12 +125,9 @@ def test_rows_are_those_of_one_file_in_order_and_each_image_has_one(source, phot
     settings = SOURCES[source](photos)
     report = predict(arguments(photos, **settings))
     rows = read(photos / "out" / "labels")
-    sizes = {"folder": [11], "list": [11], "globs": [11], "data set": [11], "stream": [5, 1, 5], "tars": [8, 3]}[
-        source
-    ]
-    names = {
-        f"part-{file:05d}-{chunk:06d}.parquet" for file, size in enumerate(sizes) for chunk in range(-(-size // 4))
-    }
+    sizes = {"stream": [5, 1, 5], "tars": [8, 3]}.get(source, [11])
+    units = [(file, chunk) for file, size in enumerate(sizes) for chunk in range(-(-size // 4))]
+    names = {f"part-{file:05d}-{chunk:06d}.parquet" for file, chunk in units}
     assert {file.name for file in (photos / "out" / "labels").iterdir()} == names | {"run.json"}
     assert report == {"num_images": NUM_IMAGES, "unreadable": 1, "num_shards": len(names)}
     printed = capsys.readouterr().out
@@ -228,11 +223,10 @@ def test_an_input_without_end_is_read_as_far_as_it_is_predicted(photos):
     assert [whole.rows for whole in wholes] == [4, 4, 4] and source.asked <= 14 and source.read <= 16
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("source", ["list", "stream", "tars"])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 3), (2, 0), (2, 2), (3, 1), (4, 0)])
+@pytest.mark.parametrize("source", ["list", "stream"])
 def test_every_image_belongs_to_one_process_and_worker(source, ranks, workers, photos):
-    """As the loaders of all processes give them, with some shards there already: each chunk in order, by one process."""
+    """As the loaders of all processes give them, with a shard there already: each chunk in order, by one process."""
     inputs = shards_module._inputs(arguments(photos, **SOURCES[source](photos)))
     sizes = [sum(1 for _ in inputs[file]) for file in range(len(inputs))]
     done = {(0, 1): shards_module.Shard(4, 0, "")}
@@ -478,7 +472,7 @@ def test_killed_at_random_moments_and_gone_on_with_by_others_every_image_has_one
     folder, rng, grown = photos / "out" / "labels", random.Random(0), 0
     flags = ["--images", f"@{photos / 'list.txt'}", "--batch_size", "1", "--rows_per_shard", "16"]
     settings = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "start_new_session": True}
-    for ranks, workers in ((1, 0), (2, 1), (3, 0), (1, 3)):
+    for ranks, workers in ((1, 0), (2, 1), (3, 0)):
         before = set(folder.glob("part-*"))
         run = command(photos, ranks, "labels", *flags, "--num_workers", str(workers))
         process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
@@ -491,7 +485,7 @@ def test_killed_at_random_moments_and_gone_on_with_by_others_every_image_has_one
         process.wait(60)
         after = set(folder.glob("part-*"))
         grown += before < after and len(after) < 94
-    run = command(photos, 2, "labels", *flags)
+    run = command(photos, 1, "labels", *flags, "--num_workers", "3")
     done = subprocess.run(run, capture_output=True, text=True, timeout=200, **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = read(folder)
