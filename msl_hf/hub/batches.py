@@ -35,10 +35,9 @@ class LabelBatches:
             column that is not there, or scores that are no numbers.
 
     Examples:
-        >>> images = ray.data.read_images("photos/", include_paths=True)  # doctest: +SKIP
-        >>> images.map_batches(
-        ...     LabelBatches, fn_constructor_kwargs={"model": "outputs/photos"}, batch_size=64, concurrency=2
-        ... ).write_parquet("labels/")  # doctest: +SKIP
+        >>> label = LabelBatches("outputs/photos", threshold=0.3)  # doctest: +SKIP
+        >>> label({"image": ["photo.jpg"]})["labels"][0]  # doctest: +SKIP
+        ['ring', 'star']
     """
 
     def __init__(

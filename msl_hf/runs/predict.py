@@ -3,9 +3,11 @@ r"""Labels of your images into a file, on as many processes as were launched, go
     msl-hf predict --model outputs/photos --images holiday/ 'archive/*.jpg' --output labels.csv
     torchrun --nproc_per_node 2 -m msl_hf predict --model outputs/photos \
         --dataset me/photographs --split train --streaming true --output labels.parquet
+    msl-hf predict --model outputs/photos --images @list.txt --output labels/ --num_workers 8
 
 Run again after an interruption, or with more images, it does what is missing. Images that cannot be read are listed at
-the end.
+the end. The third command is for more images than fit into memory: it reads the list as it goes, and writes numbered
+parquet files into a folder.
 """
 
 import contextlib
