@@ -1,4 +1,4 @@
-"""Labels of batches of images, as a stage of Ray Data or of whatever else hands over dictionaries of arrays."""
+"""Labels of batches of images, as a stage of Ray Data or of whatever else hands over tables or arrays."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -63,16 +63,35 @@ class LabelBatches:
         self.network = MSLForImageClassification.from_pretrained(model)
         self.network.to(device, memory_format=torch.channels_last).eval()
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns of B rows -> the same without the images, and three columns of B objects.
+    def __call__(self, batch):
+        """Columns of B rows -> the same without the images, and three more.
 
         `labels` (names, highest score first) and `scores` (in [0, 1]) are lists, None where the image cannot be read;
         `error` is the message why it cannot, else None.
+
+        Args:
+            batch: A dictionary of arrays, or a `pyarrow.Table`. So is what is returned: arrays of B objects, or
+                columns that have their types (lists of strings and of float64, strings) also where all is None.
         """
-        if self.image_column not in batch:
-            raise ValueError(f"there is no column {self.image_column!r} of images, only {', '.join(batch)}; name it "
+        is_table = not isinstance(batch, Mapping)
+        names = batch.column_names if is_table else list(batch)
+        if self.image_column not in names:
+            raise ValueError(f"there is no column {self.image_column!r} of images, only {', '.join(names)}; name it "
                              "with image_column")  # fmt: skip
         images = batch[self.image_column]
+        columns = self._labels(images.to_pylist() if is_table else images)
+        kept = [name for name in names if self.keep_images or name != self.image_column]
+        if not is_table:
+            return {**{name: batch[name] for name in kept}, **columns}
+        import pyarrow as pa
+
+        kinds = {"labels": pa.list_(pa.string()), "scores": pa.list_(pa.float64()), "error": pa.string()}
+        batch = batch.select(kept)
+        for name, kind in kinds.items():
+            batch = batch.append_column(name, pa.array(columns[name].tolist(), kind))
+        return batch
+
+    def _labels(self, images: Sequence) -> dict[str, np.ndarray]:
         columns = {name: np.full(len(images), None, dtype=object) for name in ("labels", "scores", "error")}
         pixel_values = {}
         for number, image in enumerate(images):
@@ -86,8 +105,7 @@ class LabelBatches:
             for number, row in zip(pixel_values, scores, strict=True):
                 found = named_labels(row, self.network.config, self.threshold, self.top_k)
                 columns["labels"][number], columns["scores"][number] = found
-        kept = {name: values for name, values in batch.items() if self.keep_images or name != self.image_column}
-        return {**kept, **columns}
+        return columns
 
 
 def _opened(image) -> Image.Image:

@@ -74,6 +74,18 @@ def test_images_of_one_size_come_as_one_array(photos):
     )
 
 
+def test_tables_have_their_types_whatever_is_in_them(photos):
+    pa = pytest.importorskip("pyarrow")
+    paths = [str(file) for file in files(photos)]
+    label = LabelBatches(photos / "model", threshold=0.5, device="cpu")
+    found = label(pa.table({"image": paths, "number": range(5)}))
+    expected = label({"image": of_objects(paths), "number": np.arange(5)})
+    assert found.to_pydict() == {name: values.tolist() for name, values in expected.items()}
+    nothing = LabelBatches(photos / "model", threshold=1.0)(pa.table({"image": paths[:1], "number": [0]}))
+    assert nothing.to_pydict() == {"number": [0], "labels": [[]], "scores": [[]], "error": [None]}
+    assert nothing.schema == found.schema
+
+
 def test_a_batch_without_a_readable_image(photos):
     found = LabelBatches(photos / "model")({"image": of_objects([b"", None])})
     assert found["labels"].tolist() == [None, None]
@@ -112,7 +124,9 @@ def test_as_a_stage_of_ray_data(photos, monkeypatch):
         rows = ray.data.read_parquet(str(photos / "data"), override_num_blocks=5)  # some for each actor
         settings = {"model": str(photos / "model"), "threshold": 0.5, "device": "cpu"}
         actors = ray.data.ActorPoolStrategy(size=2)
-        rows = rows.map_batches(LabelBatches, fn_constructor_kwargs=settings, batch_size=2, compute=actors)
+        rows = rows.map_batches(
+            LabelBatches, fn_constructor_kwargs=settings, batch_size=2, batch_format="pyarrow", compute=actors
+        )
         rows.write_parquet(str(photos / "labels"))
     finally:
         ray.shutdown()
