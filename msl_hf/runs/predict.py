@@ -62,7 +62,8 @@ def predict(arguments: PredictArguments) -> dict:
 
     What is done goes into files beside the output as it is done: the same command goes on after an interruption, adds
     images that are new, and does again what has changed since. Images that cannot be read are listed at the end, in
-    `<output>.unreadable.jsonl`, and tried again the next time. `<output>.run.json` says what made it.
+    `<output>.unreadable.jsonl`, and tried again the next time. `<output>.run.json` says what made it. An output that
+    is a folder is written by `predict_shards`, which returns something else.
 
     Returns:
         `num_images` (in the output) and `unreadable` (name -> message).

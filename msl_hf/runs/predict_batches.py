@@ -171,14 +171,16 @@ def read_pixels(row: dict, processor) -> tuple[str, tuple[str | None, torch.Tens
     try:
         if not is_utf8(name):
             raise DataError(f"{printable(name)}: its name is not UTF-8, as the output is; rename it")
+        if row["image"] is None:
+            raise DataError(f"{name}: there is no image in this row")
         return name, (noted, processor(read_image(row), return_tensors="pt")["pixel_values"][0])
     except DataError as error:
         return printable(name), (noted, str(error))
 
 
-def stamp(image: dict) -> str | None:
+def stamp(image: dict | None) -> str | None:
     """Eight digits that change with an image: with its content, of a file with size and time; None without file."""
-    content = image.get("bytes")
+    content = image and image.get("bytes")
     if content is None:
         try:
             status = os.stat(image["path"])

@@ -75,10 +75,8 @@ def predict_shards(arguments: PredictArguments) -> dict:
     settings = {name: asdict(arguments)[name] for name in SHARD_DECISIONS}
     settings["fingerprint"] = fingerprint(network, processor, arguments)
     settings["num_inputs"] = len(inputs)
-    # Which relative names are relative to.
-    settings["folder"] = (
-        None if all(os.path.isabs(name.removeprefix("@")) for name in arguments.images) else os.getcwd()
-    )
+    is_relative = any(not os.path.isabs(source.removeprefix("@")) for source in arguments.images)
+    settings["folder"] = os.getcwd() if is_relative else None
     _check_settings(folder, settings)
     with contextlib.ExitStack() as stack:
         if state.is_main_process:
@@ -131,7 +129,7 @@ def _noted(folder: Path, settings: dict) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not find_shards(folder):
+        if not any(folder.glob("part-*")):
             (folder / RUN_FILE).unlink()
         raise
 
@@ -237,9 +235,11 @@ def _inputs(arguments: PredictArguments) -> Sequence:
     for source in arguments.images:
         if next(named_images(source), None) is None:
             raise none_in(source)
-    is_large = [source.startswith("@") or os.path.isdir(source) for source in arguments.images]
-    groups = itertools.groupby(enumerate(arguments.images), lambda item: item[0] if is_large[item[0]] else -1)
-    return [_Names(source for _, source in group) for _, group in groups]
+
+    def own_input(source: str) -> str | None:
+        return source if source.startswith("@") or os.path.isdir(source) else None
+
+    return [_Names(sources) for _, sources in itertools.groupby(arguments.images, own_input)]
 
 
 class Whole(NamedTuple):
@@ -304,9 +304,10 @@ class Steps(IterableDataset):
                 num_chunks += 1
                 if not by_file and (file + chunk) % shares != share:
                     continue
-                first, rows = None, 0
+                rows = 0
                 while batch := list(itertools.islice(handles, self.batch_size)):
-                    first = _known(source.row(batch[0])) if first is None else first
+                    if rows == 0:
+                        first = _known(source.row(batch[0]))
                     rows += len(batch)
                     if (file, chunk) not in self.done:
                         yield file, chunk, map(source.row, batch)
@@ -325,8 +326,9 @@ def _chunks(handles: Iterable, size: int) -> Iterator[Iterator]:
 
 def _known(row: dict) -> str:
     """By which an image is known again: its file, else its name and what its content is like."""
-    is_file = row["image"]["bytes"] is None
-    return printable(row["name"]) if is_file else f"{row['name']} (checksum {stamp(row['image'])})"
+    if row["image"] is not None and row["image"]["bytes"] is None:
+        return printable(row["name"])
+    return f"{row['name']} (checksum {stamp(row['image'])})"
 
 
 def _finished(done: dict[tuple[int, int], Shard], size: int) -> set[int]:

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from exports import EXPORTS
+from launching import launched
 from PIL import Image
 from pyarrow import parquet
 from torch.utils.data import DataLoader
@@ -276,6 +276,22 @@ def test_all_workers_read_all_of_a_stream_into_one_file(photos):
     assert [row["image"] for row in rows] == [f"test/{number}" for number in range(NUM_IMAGES) if number != BROKEN]
 
 
+def test_rows_without_an_image(photos):
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": content(0), "path": None}, None]}, Features({"image": ImageFeature()})
+    )
+    (photos / "set").mkdir()
+    rows.to_parquet(photos / "set" / "test.parquet")
+    for output, streaming in (("labels/", False), ("labels.jsonl", True), ("stream/", True)):
+        settings = {"dataset": str(photos / "set"), "streaming": streaming, "batch_size": 1, "rows_per_shard": 1}
+        for _ in range(2):
+            report = predict(arguments(photos, output, **settings))
+        assert report["unreadable"] in (1, {"test/1": "test/1: there is no image in this row"})
+    assert [row["error"] for row in read(photos / "out" / "stream")][
+        1
+    ] == "test/00000/1: there is no image in this row"
+
+
 def test_labelled_data_have_the_names_of_their_files(photos):
     EXPORTS["yolo"](photos / "data")
     predict(arguments(photos, dataset=str(photos / "data"), split="val"))
@@ -420,26 +436,10 @@ def test_a_prediction_that_fails_at_its_start_leaves_nothing(photos, monkeypatch
     assert not list((photos / "out" / "labels").iterdir())
 
 
-LAUNCH = """
-import os, socket, subprocess, sys
-with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = str(free.getsockname()[1])
-processes = [
-    subprocess.Popen([sys.executable, "-m", "msl_hf", *sys.argv[2:]], env={
-        **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": sys.argv[1],
-        "LOCAL_WORLD_SIZE": sys.argv[1], "MASTER_ADDR": "localhost", "MASTER_PORT": port,
-    })
-    for rank in range(int(sys.argv[1]))
-]
-sys.exit(max(abs(process.wait()) for process in processes))
-"""
-
-
 def command(photos: Path, ranks: int, output: str, *more: str) -> list[str]:
-    launch = ["-c", LAUNCH, str(ranks)] if ranks > 1 else ["-m", "msl_hf"]
-    return [sys.executable, *launch, "predict", "--model", str(photos / "model"), "--threshold", "0", "--use_cpu",
-            "true", "--disable_tqdm", "true", "--output", f"{photos / 'out'}/{output}/", *more]  # fmt: skip
+    return launched(ranks, "-m", "msl_hf", "predict", "--model", str(photos / "model"), "--threshold", "0",
+                    "--use_cpu", "true", "--disable_tqdm", "true", "--output", f"{photos / 'out'}/{output}/",
+                    *more)  # fmt: skip
 
 
 @pytest.mark.slow
