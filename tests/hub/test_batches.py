@@ -121,7 +121,7 @@ def test_as_a_stage_of_ray_data(photos, monkeypatch):
     # Each actor takes a core, and reading another one.
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
     try:
-        rows = ray.data.read_parquet(str(photos / "data"), override_num_blocks=5)  # some for each actor
+        rows = ray.data.read_parquet(str(photos / "data")).repartition(5)  # some for each actor
         settings = {"model": str(photos / "model"), "threshold": 0.5, "device": "cpu"}
         actors = ray.data.ActorPoolStrategy(size=2)
         rows = rows.map_batches(
