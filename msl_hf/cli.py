@@ -14,7 +14,7 @@ COMMANDS = {
     "train-coco": ("train_coco", "... on MS-COCO"),
     "train-wider": ("train_wider", "... on WIDER-Attribute"),
     "evaluate": ("evaluate", "measure models: metrics, masks, small and hidden objects, speed"),
-    "predict": ("predict", "labels of many images into a CSV, JSON Lines or parquet file"),
+    "predict": ("predict", "labels of many images into a CSV, JSON Lines or parquet file, or many of them"),
     "figures": ("figures", "contact sheets of what models see in small and hidden objects"),
     "app": ("app", "a page to try models on"),
     "export": ("export", "a model as ONNX, int8 or torch.export program, compared with the original"),

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +78,8 @@ def read_image(row: Mapping, least_size: tuple[int, int] | None = None) -> Image
         hint = ""
         if image_name(row).lower().endswith(HEIF_ENDINGS):
             hint = "; HEIF is read where pillow-heif is installed: pip install pillow-heif"
-        raise DataError(f"{image_name(row)}: cannot be decoded ({error}){hint}") from error
+        reason = re.sub(r" <_io.BytesIO object at \w+>", "", str(error))  # another one in every run
+        raise DataError(f"{image_name(row)}: cannot be decoded ({reason}){hint}") from error
     if row.get("crop") is None:
         return image
     try:

@@ -3,78 +3,54 @@ r"""Labels of your images into a file, on as many processes as were launched, go
     msl-hf predict --model outputs/photos --images holiday/ 'archive/*.jpg' --output labels.csv
     torchrun --nproc_per_node 2 -m msl_hf predict --model outputs/photos \
         --dataset me/photographs --split train --streaming true --output labels.parquet
+    msl-hf predict --model outputs/photos --images @list.txt --output labels/ --num_workers 8
 
 Run again after an interruption, or with more images, it does what is missing. Images that cannot be read are listed at
-the end.
+the end. The third command is for more images than fit into memory: it reads the list as it goes, and writes numbered
+parquet files into a folder.
 """
 
 import contextlib
 import csv
-import functools
-import glob
-import hashlib
 import json
 import os
 import uuid
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
-from ..data.files import images_below, is_utf8, printable, text_lines
-from ..data.images import read_image, set_max_pixels
-from ..data.readers import FORMATS as DATA_FORMATS
-from ..data.schema import DataError, column, undecoded
-from ..data.transforms import input_size, normalized, resized
-from ..model.pipeline_msl import labels_above
-from .arguments import MAX_PIXELS_HELP, WORKERS_HELP, parse_flags
+from ..data.files import images_below, printable, text_lines
+from ..data.schema import column
+from .arguments import parse_flags
 from .errors import RunError
-from .hardware import choose_workers, set_cpu_threads
-from .inputs import find_split, load_trained, user_input
-from .output import check_folder, locked, read_json, write_json
-from .reading import ReadingArguments, format_of, read_data
-
-logger = logging.get_logger(__name__)
+from .hardware import choose_workers
+from .inputs import user_input
+from .output import locked, read_json, write_json
+from .predict_batches import (
+    DECISIONS,
+    PredictArguments,
+    fingerprint,
+    image_key,
+    named_images,
+    none_in,
+    open_dataset,
+    predict_batch,
+    read_pixels,
+    refuse_other,
+    stamp,
+    start,
+    tables,
+)
+from .predict_shards import predict_shards
 
 FORMATS = (".jsonl", ".csv", ".parquet")
-# What an interrupted run must have in common with the one that goes on.
-DECISIONS = ("model", "dataset", "split", "threshold", "top_k", "bf16")
 UNKNOWN = "-" * 8  # the stamp of an image of which nothing was noted
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes begins so
-
-
-@dataclass
-class PredictArguments(ReadingArguments):
-    """Which images, by which model, into which file."""
-
-    model: str | None = field(default=None, metadata={"help": "Model folder or Hub id."})
-    images: list[str] = field(default_factory=list, metadata={"help": "Image files, folders, or quoted globs."})
-    dataset: str | None = field(default=None, metadata={"help": "Instead: Hub id, or labelled data of any kind."})
-    format: str = field(
-        default="auto", metadata={"help": "How --dataset is stored; auto finds out.", "choices": list(DATA_FORMATS)}
-    )
-    max_pixels: int | None = field(default=None, metadata={"help": MAX_PIXELS_HELP})
-    split: str = field(default="test", metadata={"help": "Split of --dataset."})
-    image_column: str = field(default="image", metadata={"help": "Column of --dataset that holds the images."})
-    streaming: bool = field(default=False, metadata={"help": "Read --dataset as it comes instead of downloading it."})
-    output: str | None = field(default=None, metadata={"help": "File for the labels: .jsonl, .csv or .parquet."})
-    threshold: float | None = field(
-        default=None, metadata={"help": "Least score of a label; default: the model's own thresholds, else 0.5."}
-    )
-    top_k: int | None = field(default=None, metadata={"help": "At most so many labels of an image."})
-    batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
-    num_workers: int | None = field(default=None, metadata={"help": WORKERS_HELP})
-    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
-    use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator alone."})
-    cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: usable cores."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
 
 
 def run(argv: list[str]) -> None:
@@ -87,7 +63,8 @@ def predict(arguments: PredictArguments) -> dict:
 
     What is done goes into files beside the output as it is done: the same command goes on after an interruption, adds
     images that are new, and does again what has changed since. Images that cannot be read are listed at the end, in
-    `<output>.unreadable.jsonl`, and tried again the next time. `<output>.run.json` says what made it.
+    `<output>.unreadable.jsonl`, and tried again the next time. `<output>.run.json` says what made it. An output that
+    is a folder is written by `predict_shards`, which returns something else.
 
     Returns:
         `num_images` (in the output) and `unreadable` (name -> message).
@@ -97,17 +74,14 @@ def predict(arguments: PredictArguments) -> dict:
             process writes it, or scores are no numbers.
     """
     _check(arguments)
-    set_cpu_threads(arguments.cpu_threads)
-    set_max_pixels(arguments.max_pixels)
-    state = PartialState(cpu=arguments.use_cpu)
+    if _is_folder(arguments.output):
+        return predict_shards(arguments)
     output = Path(arguments.output)
+    state, network, processor = start(arguments, output.parent)
     with user_input():
-        check_folder(output.parent)
-        network, processor = load_trained(arguments.model)
-        input_size(processor)
         rows = _dataset_rows(arguments) if arguments.dataset else _Files(find_images(arguments.images))
     settings = {name: asdict(arguments)[name] for name in DECISIONS}
-    settings["fingerprint"] = _fingerprint(network, processor, arguments)
+    settings["fingerprint"] = fingerprint(network, processor, arguments)
     settings["folder"] = os.getcwd()  # which relative names are relative to
     _check_settings(output, settings)
     # The main process alone holds the lock and writes what is beside the output.
@@ -129,7 +103,7 @@ def predict(arguments: PredictArguments) -> dict:
         written = 0
         with part.open("x", encoding="utf-8") as file, tqdm(total=total, initial=len(done), disable=hidden) as bar:
             for items in loader:
-                for row in _predict_batch(items, network, processor, state.device, arguments):
+                for row in predict_batch(items, network, processor, arguments):
                     file.write(json.dumps(row) + "\n")
                     written += 1
                 file.flush()
@@ -161,20 +135,27 @@ def _check(arguments: PredictArguments) -> None:
         raise RunError("say which model: --model FOLDER or a Hub id")
     if bool(arguments.images) == bool(arguments.dataset):
         raise RunError("say which images, either --images FILE FOLDER 'GLOB' ... or --dataset ID")
-    if arguments.output is None or Path(arguments.output).suffix not in FORMATS:
-        raise RunError(f"--output takes a file that ends in {', '.join(FORMATS)}, got {arguments.output}")
+    if arguments.output is None or not (_is_folder(arguments.output) or Path(arguments.output).suffix in FORMATS):
+        raise RunError("--output takes a folder, whose name ends in /, or a file that ends in "
+                       f"{', '.join(FORMATS)}, got {arguments.output}")  # fmt: skip
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         raise RunError(f"--threshold is a score in [0, 1], got {arguments.threshold}")
-    if arguments.batch_size < 1 or (arguments.top_k is not None and arguments.top_k < 1):
-        raise RunError("--batch_size and --top_k must be at least 1")
+    if min(arguments.batch_size, arguments.rows_per_shard) < 1 or (
+        arguments.top_k is not None and arguments.top_k < 1
+    ):
+        raise RunError("--batch_size, --rows_per_shard and --top_k must be at least 1")
     if arguments.num_workers is not None and arguments.num_workers < 0:
         raise RunError(f"--num_workers must not be negative, got {arguments.num_workers}")
     if len(os.fsencode(Path(arguments.output).name)) > 200:
         raise RunError("--output has a name of more than 200 bytes, too long for the files beside it")
 
 
+def _is_folder(output: str) -> bool:
+    return output.endswith("/") or os.path.isdir(output)
+
+
 def find_images(sources: Sequence[str]) -> list[str]:
-    """Files, the images in folders (searched recursively, also through links) and what globs match, each once.
+    """Files, the images of lists and in folders (searched also through links), what globs match, each once.
 
     An image that is found under several spellings of its path keeps the first. What else lies in the folders is
     counted and printed.
@@ -184,35 +165,19 @@ def find_images(sources: Sequence[str]) -> list[str]:
     """
     found: dict[str, str] = {}
     for source in sources:
-        path = Path(source)
-        if not source:
-            raise RunError("--images holds an empty name; write . for the folder that you are in")
-        if path.is_dir():
-            images, others = images_below(path)
+        if source and Path(source).is_dir():
+            images, others = images_below(source)
             files = [str(file) for file in images]
             if others:
                 counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
                 print(f"{source}: {sum(others.values())} files are no images and are left aside: {counts}")
-        elif path.is_file():
-            files = [source]
         else:
-            files = sorted(file for file in glob.glob(source, recursive=True) if Path(file).is_file())
+            files = list(named_images(source))
         if not files:
-            raise RunError(f"{source}: no such image, no folder with images in it, and no glob that matches any")
+            raise none_in(source)
         for file in files:
             found.setdefault(image_key(file), file)
     return list(found.values())
-
-
-def image_key(path: str) -> str:
-    """The same for every spelling of a path, through links to folders, too."""
-    folder, name = os.path.split(path)
-    return os.path.join(_real_folder(os.path.join(os.getcwd(), folder)), name)
-
-
-@functools.lru_cache(maxsize=100_000)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
 
 
 class _Files:
@@ -242,12 +207,16 @@ class _Rows:
 
     def __init__(self, dataset, arguments: PredictArguments):
         self.dataset, self.column, self.split = dataset, arguments.image_column, arguments.split
+        self.size = arguments.batch_size if not hasattr(dataset, "__len__") else None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[dict]:
-        for number, row in enumerate(self.dataset):
+        rows = self.dataset
+        if self.size is not None:
+            rows = (row for table in tables(rows, self.size) for row in table.to_pylist())
+        for number, row in enumerate(rows):
             yield {"name": f"{self.split}/{number}", "image": row[self.column], "crop": row.get("crop")}
 
     def key(self, name: str) -> str:
@@ -259,23 +228,11 @@ class _Rows:
 
 
 def _dataset_rows(arguments: PredictArguments) -> _Files | _Rows:
-    from datasets import Image, load_dataset
-
-    format = format_of(arguments.dataset, arguments.format, arguments)
-    if format != "hub":
-        datasets = read_data(arguments.dataset, format, arguments)
-        dataset = undecoded(datasets[find_split(datasets, arguments.split)])
+    dataset, may_be_files = open_dataset(arguments)
+    if may_be_files:
         images = column(dataset, "image")
-        if "crop" not in dataset.features and all(image["bytes"] is None for image in images):
+        if all(image["bytes"] is None for image in images):
             return _Files([image["path"] for image in images])
-        return _Rows(dataset, arguments)
-    try:
-        dataset = load_dataset(arguments.dataset, split=arguments.split, streaming=arguments.streaming)
-        dataset = dataset.select_columns([arguments.image_column])
-        dataset = dataset.cast_column(arguments.image_column, Image(decode=False))
-    except Exception as error:  # datasets, huggingface_hub and fsspec have no common type
-        raise DataError(f"{arguments.dataset}, split {arguments.split!r}, column {arguments.image_column!r}: "
-                        f"cannot be loaded ({error})") from error  # fmt: skip
     return _Rows(dataset, arguments)
 
 
@@ -297,72 +254,13 @@ class _Images(IterableDataset):
         for number, row in enumerate(self.rows):
             if number % shares != share:
                 continue
-            name, stamp = row["name"], _stamp(row["image"])
-            earlier = self.done.get(self.rows.key(name))
-            if earlier is not None and earlier.get("stamp") in (None, stamp):
-                continue
-            try:
-                if not is_utf8(name):
-                    raise DataError(f"{printable(name)}: its name is not UTF-8, as the output is; rename it")
-                image = read_image(row)
-                yield name, (stamp, resized(image, self.processor))
-            except DataError as error:
-                yield printable(name), (stamp, str(error))
-
-
-def _stamp(image: dict) -> str | None:
-    """Eight digits that change with an image: with its content, of a file with size and time; None without file."""
-    content = image.get("bytes")
-    if content is None:
-        try:
-            status = os.stat(image["path"])
-        except (OSError, ValueError, TypeError):
-            return None
-        content = f"{status.st_size} {status.st_mtime_ns}".encode()
-    return f"{zlib.crc32(content):08x}"
-
-
-def _predict_batch(
-    items: Sequence, network, processor, device: torch.device, arguments: PredictArguments
-) -> Iterator[dict]:
-    """The lines of a batch."""
-    readable = [(name, *read) for name, read in items if not isinstance(read[1], str)]
-    if readable:
-        pixel_values = torch.stack([pixels for *_, pixels in readable])
-        pixel_values = pixel_values.to(device, memory_format=torch.channels_last)
-        pixel_values = normalized(pixel_values, processor.image_mean, processor.image_std)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-            scores = network(pixel_values).logits.float().sigmoid().cpu()
-        if scores.isnan().any():
-            name = readable[scores.isnan().any(dim=1).nonzero()[0].item()][0]
-            raise RunError(f"{name}: its scores are no numbers; the model cannot compute with its pixels"
-                           f"{', perhaps without --bf16' if arguments.bf16 else ''}")  # fmt: skip
-    yield from ({"image": name, "error": read[1]} for name, read in items if isinstance(read[1], str))
-    for (name, stamp, _), row in zip(readable, scores if readable else (), strict=True):
-        chosen = labels_above(row, network.config, arguments.threshold, arguments.top_k)
-        labels = [network.config.id2label[index] for index in chosen]
-        found = [round(row[index].item(), 6) for index in chosen]
-        yield {"image": name, "labels": labels, "scores": found, "stamp": stamp}
+            earlier = self.done.get(self.rows.key(row["name"]))
+            if earlier is None or earlier.get("stamp") not in (None, stamp(row["image"])):
+                yield read_pixels(row, self.processor)
 
 
 def _beside(output: Path, ending: str) -> Path:
     return output.with_name(f"{output.name}.{ending}")
-
-
-def _fingerprint(network, processor, arguments: PredictArguments) -> dict[str, str]:
-    """What decides the scores and is no argument: digests of weights, of classes and thresholds, of preprocessing."""
-    config, weights = network.config, hashlib.sha256()
-    weights.update(repr((config.head, config.num_heads, config.csra_lambda)).encode())
-    for name, values in network.state_dict().items():
-        weights.update(name.encode())
-        weights.update(values.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    thresholds = config.thresholds if arguments.threshold is None else None
-    classes = [config.id2label[index] for index in range(config.num_labels)]
-    return {
-        "weights": weights.hexdigest(),
-        "classes or thresholds": hashlib.sha256(json.dumps([classes, thresholds]).encode()).hexdigest(),
-        "preprocessing": hashlib.sha256(processor.to_json_string().encode()).hexdigest(),
-    }
 
 
 def _check_settings(output: Path, settings: dict) -> None:
@@ -373,17 +271,7 @@ def _check_settings(output: Path, settings: dict) -> None:
             raise RunError(f"{output} is there already and no output of this command; choose another --output")
         return
     earlier = read_json(noted)
-    fingerprint = earlier.get("fingerprint")
-    for part, digest in settings["fingerprint"].items() if isinstance(fingerprint, dict) else ():
-        if fingerprint.get(part) != digest:
-            model = earlier.get("model")
-            other = f"--model {model}, not {settings['model']}" if model != settings["model"] else f"--model {model}"
-            raise RunError(f"{output} was written with {other}, which has other {part} now; choose another --output")
-    for name in DECISIONS:
-        is_moved = name == "model" and fingerprint is not None
-        if earlier.get(name, settings[name]) != settings[name] and not is_moved:
-            raise RunError(f"{output} was written with --{name} {earlier.get(name)}, not {settings[name]}; "
-                           "choose another --output")  # fmt: skip
+    refuse_other(output, earlier, settings, DECISIONS)
     if not settings["dataset"] and earlier.get("folder", settings["folder"]) != settings["folder"]:
         lost = [name for name in _done(output) if not os.path.isabs(name) and not os.path.exists(name)]
         if lost:

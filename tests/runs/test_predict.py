@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from exports import EXPORTS
+from launching import launched
 from PIL import Image
 from transformers import ViTImageProcessor, pipeline
 
@@ -74,7 +74,7 @@ def test_thresholds_and_top_k(photos):
 def test_goes_on_after_an_interruption_and_with_new_and_repaired_images(photos, monkeypatch):
     """Three batches are done when it is interrupted; only the rest, then only what is new, is predicted."""
     seen: list[str] = []
-    original = predict_module._predict_batch
+    original = predict_module.predict_batch
 
     def watch(items, *more):
         if len(seen) >= 4 and stop:
@@ -82,7 +82,7 @@ def test_goes_on_after_an_interruption_and_with_new_and_repaired_images(photos, 
         seen.extend(name for name, _ in items)
         return original(items, *more)
 
-    monkeypatch.setattr(predict_module, "_predict_batch", watch)
+    monkeypatch.setattr(predict_module, "predict_batch", watch)
     stop = True
     with pytest.raises(KeyboardInterrupt):
         predict(arguments(photos))
@@ -136,30 +136,12 @@ def test_two_shares_are_all_images_once(photos):
     assert sorted(shares[0] + shares[1]) == sorted(rows.positions) and abs(len(shares[0]) - len(shares[1])) <= 1
 
 
-# On CPUs accelerate launch starts one process, whatever --num_processes says, and torchrun starts them in a session of
-# their own, where a signal for the group does not reach them.
-LAUNCH = """
-import os, socket, subprocess, sys
-with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = str(free.getsockname()[1])
-processes = [
-    subprocess.Popen([sys.executable, *sys.argv[1:]], env={
-        **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "localhost", "MASTER_PORT": port,
-    })
-    for rank in range(2)
-]
-sys.exit(max(abs(process.wait()) for process in processes))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_share_the_work(photos):
     recipe = str(Path(__file__).parents[2] / "recipes" / "predict.py")
-    command = [sys.executable, "-c", LAUNCH, recipe, "--model", str(photos / "model"), "--images",
-               str(photos / "photos"), "--threshold", "0", "--batch_size", "2", "--use_cpu", "true",
-               "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
+    command = launched(2, recipe, "--model", str(photos / "model"), "--images", str(photos / "photos"),
+                       "--threshold", "0", "--batch_size", "2", "--use_cpu", "true",
+                       "--output", str(photos / "out" / "labels.jsonl"))  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -395,10 +377,9 @@ def test_killed_at_random_moments_every_image_has_one_row(processes, kind, photo
     for number in range(7, 1500):  # more than are done before the signal comes
         Image.new("RGB", (40, 40), (number % 256, number // 256, 0)).save(photos / "photos" / f"{number}.png")
     recipe = str(Path(__file__).parents[2] / "recipes" / "predict.py")
-    launch = ["-c", LAUNCH] if processes == 2 else []
-    command = [sys.executable, *launch, recipe, "--model", str(photos / "model"), "--images", str(photos / "photos"),
-               "--threshold", "0", "--batch_size", "1", "--use_cpu", "true", "--disable_tqdm", "true",
-               "--output", str(photos / "out" / "labels.jsonl")]  # fmt: skip
+    command = launched(processes, recipe, "--model", str(photos / "model"), "--images", str(photos / "photos"),
+                       "--threshold", "0", "--batch_size", "1", "--use_cpu", "true", "--disable_tqdm", "true",
+                       "--output", str(photos / "out" / "labels.jsonl"))  # fmt: skip
     settings = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "start_new_session": True}
     rng, grown = random.Random(processes), 0
     for _ in range(4):
@@ -471,7 +452,7 @@ def test_settings_that_are_damaged_are_a_message_or_cost_the_stamps(photos):
 
 
 def test_a_prediction_that_fails_at_its_start_leaves_nothing(photos, monkeypatch):
-    monkeypatch.setattr(predict_module, "_predict_batch", lambda *_: 1 / 0)
+    monkeypatch.setattr(predict_module, "predict_batch", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict(arguments(photos))
     assert not list((photos / "out").iterdir())
