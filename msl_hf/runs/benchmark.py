@@ -26,6 +26,7 @@ from .benchmarks.gpu import TARGET, Size, gpu_tasks
 from .benchmarks.inference import measure_inference_ways
 from .benchmarks.labels import measure_images, measure_label_file, measure_large_dataset
 from .benchmarks.loading import LOADS, measure_loading
+from .benchmarks.predicting import measure_prediction
 from .benchmarks.scaling import measure_point, measure_scaling, plot_scaling
 from .benchmarks.steps import NETWORKS, VARIANTS, Batch, compare_steps, make_step, share_of_dropped_patches
 from .benchmarks.training import measure_masking, measure_processes, measure_trainer
@@ -34,10 +35,11 @@ from .hardware import keep_freed_memory, set_cpu_threads
 from .output import check_folder, read_json, write_json
 from .speed import measure_inference, time_calls
 
-PARTS = ("loading", "labels", "steps", "memory", "inference", "around", "scaling", "processes", "cores")
+PARTS = ("loading", "labels", "steps", "memory", "inference", "around", "scaling", "processes", "cores", "predicting")
 QUICK = ("lite0_224", "resnet50_224", "vit_small_224")
 QUICK_PARTS = ("loading", "steps", "memory", "inference")
 QUICK_VARIANTS = ("plain", "reference", "ours", "ours_bf16")
+PREDICTED = (20_000, 200_000, 2_000_000)  # images of --parts predicting
 # Images/s of the first over images/s of the second; for `_time` that is time of the second over time of the first.
 RATIOS = {
     "train_fp32": ("ours", "reference"),
@@ -113,7 +115,8 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
                   f"{_text(row['ratio_all'])}", flush=True)  # fmt: skip
     if "labels" in parts:
         _measure_labels(report, arguments.seed)
-    for name in names:
+    of_network = {"steps", "memory", "inference", "around", "processes"} & set(parts)
+    for name in names if of_network else ():
         report["networks"][name], report["ratios"][name] = {}, {}
         for _ in _measure_network(name, parts, threads, arguments, report["networks"][name], report["ratios"][name]):
             write_json(Path(arguments.output), report)  # after each stage: an interruption loses one
@@ -129,6 +132,14 @@ def benchmark(arguments: BenchmarkArguments) -> dict:
     if "cores" in parts:
         report["cores"] = measure_shared_cores(arguments.rounds)
         print_shared_cores(report["cores"])
+    if "predicting" in parts:
+        report["predicting"] = []
+        for row in measure_prediction(PREDICTED, arguments.seed):
+            report["predicting"].append(row)
+            print("{num_images} images into {num_shards} shards: {images_per_second:.0f} images/s, memory "
+                  "{start_memory_mb:.0f} MB at the start, {peak_memory_mb:.0f} MB at most".format(**row),
+                  flush=True)  # fmt: skip
+            write_json(Path(arguments.output), report)
     if "processes" in parts:
         found = measure_processes(names[0], arguments.batch_size, arguments.rounds, arguments.seed)
         _note(report["ratios"][names[0]], {"two_processes_over_one": found["ratio"]})
