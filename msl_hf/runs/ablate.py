@@ -164,9 +164,8 @@ def image_passes(settings: dict) -> float:
     w1, w2, w3 = settings["loss_weights"]
     if w2 == w3 == 0:
         return settings["num_train_epochs"]
-    masked = settings.get("masked_share", 1.0) * settings.get("masked_scale", 1.0) ** 2
-    branches = 1 + masked * (2 if settings["masked_forward"] == "sequential" else 1)
-    return settings["num_train_epochs"] * branches
+    forwards = 2 if settings["masked_forward"] == "sequential" else 1
+    return settings["num_train_epochs"] * (1 + forwards * settings.get("masked_share", 1.0))
 
 
 def run(argv: list[str]) -> None:

@@ -13,7 +13,7 @@ SETTINGS = (
     "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "loss_weights",
     "classification_loss", "asl_gamma_neg", "asl_gamma_pos", "asl_clip", "head_lr_multiplier", "mask_fill",
-    "mask_keep_value", "masked_forward", "masked_scale", "masked_share", "mask_augmentation", "lora_rank", "ema_decay",
+    "mask_keep_value", "masked_forward", "masked_share", "mask_augmentation", "lora_rank", "ema_decay",
     "freeze_batch_norm", "sync_batch_norm",
 )  # fmt: skip
 LEAST = {
@@ -76,8 +76,6 @@ class MSLTrainingArguments(TrainingArguments):
             exactly where the two agree. `"visible"` runs the masked branch of a plain ViT on those patches alone that
             are not wholly removed, which is faster still and not the same: removed patches do not take part.
             `"sequential"` gives the gradients of `"separate"` with the memory of plain training, by a third forward.
-        masked_scale: Side of the masked image / side of the image, in (0, 1]: 0.5 makes the masked branch four times
-            as cheap. The sides become multiples of 16, or of a ViT's patches.
         masked_share: Share of the batch, in (0, 1], that the masked branch sees: as many images, at least one, drawn
             anew in every step.
         mask_augmentation: Instead of a masked branch (with `loss_weights` 1 0 0): the probability with which a
@@ -146,7 +144,6 @@ class MSLTrainingArguments(TrainingArguments):
             "choices": ["auto", "joint", "separate", "visible", "sequential"],
         },
     )
-    masked_scale: float = field(default=1.0, metadata={"help": "Side of the masked images / side of the images."})
     masked_share: float = field(default=1.0, metadata={"help": "Share of the batch that the masked branch sees."})
     mask_augmentation: float = field(
         default=0.0, metadata={"help": "Without masked branch (weights 1 0 0): share of training images to mask."}
@@ -197,12 +194,10 @@ class MSLTrainingArguments(TrainingArguments):
             raise ValueError(f"loss_weights takes three numbers, got {self.loss_weights}")
         if not 0 <= self.mask_augmentation <= 1:
             raise ValueError(f"mask_augmentation is a probability in [0, 1], got {self.mask_augmentation}")
-        for name in ("masked_scale", "masked_share"):
-            value = getattr(self, name)
-            if not 0 < value <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {value}")
-            if value < 1 and not any(self.loss_weights[1:]):
-                raise ValueError(f"{name} is of the masked branch, which loss_weights {self.loss_weights} leave out")
+        if not 0 < self.masked_share <= 1:
+            raise ValueError(f"masked_share must lie in (0, 1], got {self.masked_share}")
+        if self.masked_share < 1 and not any(self.loss_weights[1:]):
+            raise ValueError(f"masked_share is of the masked branch, which loss_weights {self.loss_weights} leave out")
         if self.mask_augmentation and any(self.loss_weights[1:]):
             raise ValueError(f"mask_augmentation replaces the masked branch: set loss_weights to 1 0 0, "
                              f"got {self.loss_weights}")  # fmt: skip

@@ -85,6 +85,22 @@ def check_finite_weights(named: Iterable[tuple[str, torch.Tensor]], advice: str 
         raise FloatingPointError(f"the weights are not finite any more, {name} the first of them{advice}")
 
 
+def check_targets(labels: torch.Tensor) -> None:
+    """Refuse targets that are neither in [0, 1] nor -100, of which a loss would make nonsense.
+
+    Args:
+        labels: (B, C) targets.
+
+    Raises:
+        ValueError: naming the values.
+    """
+    wrong = labels[wrong_targets(labels)]
+    if len(wrong):
+        values = ", ".join(sorted({f"{value:g}" for value in wrong.flatten()[:1000].tolist()})[:5])
+        raise ValueError(f"labels hold {values}: a target lies in [0, 1], and -100 is one that is not known; turn "
+                         "whatever else means unknown into -100, and whatever means absent into 0")  # fmt: skip
+
+
 def wrong_targets(labels: torch.Tensor) -> torch.Tensor:
     """(B, C) bool: which targets are neither in [0, 1] nor -100."""
     return (labels != IGNORED) & ~((labels >= 0) & (labels <= 1))

@@ -17,7 +17,6 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from timm.layers import convert_sync_batchnorm
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -41,7 +40,7 @@ from .adapters import (
 from .arguments import MSLTrainingArguments
 from .averaging import WeightAverage
 from .callbacks import SetEpoch
-from .finite import FiniteCheck, check_finite_weights, wrong_targets
+from .finite import FiniteCheck, check_finite_weights, check_targets
 from .losses import MSLLoss, make_classification_loss
 from .parts import choose_ignored_as, classes_of, has_images, in_schema, make_images, make_model, make_processor
 from .precision import run_depthwise_in_float32
@@ -236,9 +235,8 @@ class MSLTrainer(Trainer):
                 self.frozen_batch_norms = [] if args.sync_batch_norm else list(filter(has_statistics, norms))
             else:
                 self.frozen_batch_norms = norms if freeze else []
-        self.joint_forward = args.masked_scale == 1 and (
-            args.masked_forward == "joint"
-            or (args.masked_forward == "auto" and joint_equals_separate(model, self.frozen_batch_norms))
+        self.joint_forward = args.masked_forward == "joint" or (
+            args.masked_forward == "auto" and joint_equals_separate(model, self.frozen_batch_norms)
         )
         if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
             raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
@@ -328,8 +326,9 @@ class MSLTrainer(Trainer):
             logits, masked_logits, chosen = model(pixel_values=pixel_values).logits, None, None
         else:
             generator = self._counter_generator()
-            chosen, smaller = self._choose(pixel_values, generator)
-            keep, masked, num_visible = self._mask(smaller, generator)
+            chosen = self._choose(pixel_values, generator)
+            seen = pixel_values if chosen is None else pixel_values[chosen]
+            keep, masked, num_visible = self._mask(seen, generator)
             if self.args.masked_forward == "sequential":
                 logits, masked_logits = self._sequential_logits(model, pixel_values, masked, labels, chosen)
             elif self.args.masked_forward == "visible":
@@ -369,24 +368,13 @@ class MSLTrainer(Trainer):
         if weights:
             check_finite_weights(itertools.chain(self.model.named_parameters(), self.model.named_buffers()), advice)
 
-    def _choose(self, pixel_values, generator: torch.Generator) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """(B',) which images the masked branch sees, None for all, and these images at its resolution."""
-        chosen = None
-        if self.args.masked_share < 1:
-            count = max(1, round(self.args.masked_share * len(pixel_values)))
-            chosen = torch.randperm(len(pixel_values), generator=generator)[:count]
-            chosen = chosen.to(pixel_values.device, non_blocking=True)
-            pixel_values = pixel_values[chosen]
-        if self.args.masked_scale < 1:
-            size = [self._scaled(side) for side in pixel_values.shape[-2:]]
-            pixel_values = F.interpolate(pixel_values, size, mode="bilinear", antialias=True)
-        return chosen, pixel_values
-
-    def _scaled(self, side: int) -> int:
-        """`masked_scale` of a side, as a multiple of what the network cuts images into."""
-        network = getattr(getattr(self.accelerator.unwrap_model(self.model), "backbone", None), "timm_model", None)
-        patch = getattr(getattr(network, "patch_embed", None), "patch_size", (16, 16))[0]
-        return max(1, round(self.args.masked_scale * side / patch)) * patch
+    def _choose(self, pixel_values, generator: torch.Generator) -> torch.Tensor | None:
+        """(B',) which images the masked branch sees; None for all."""
+        if self.args.masked_share == 1:
+            return None
+        count = max(1, round(self.args.masked_share * len(pixel_values)))
+        chosen = torch.randperm(len(pixel_values), generator=generator)[:count]
+        return chosen.to(pixel_values.device, non_blocking=True)
 
     def _mask(self, pixel_values, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, list[int] | None]:
         """Fresh masks (B, 1, H, W), the masked images, and how many patches the masks leave, where that is asked."""
@@ -680,22 +668,6 @@ def check_weights(checkpoint: Path, model: nn.Module) -> None:
     missing = [name for name, value in model.state_dict().items() if value.data_ptr() not in there]
     if missing:
         raise ValueError(f"{full}: is of another network, which has no {missing[0]}")
-
-
-def check_targets(labels: torch.Tensor) -> None:
-    """Refuse targets that are neither in [0, 1] nor -100, of which a loss would make nonsense.
-
-    Args:
-        labels: (B, C) targets.
-
-    Raises:
-        ValueError: naming the values.
-    """
-    wrong = labels[wrong_targets(labels)]
-    if len(wrong):
-        values = ", ".join(sorted({f"{value:g}" for value in wrong.flatten()[:1000].tolist()})[:5])
-        raise ValueError(f"labels hold {values}: a target lies in [0, 1], and -100 is one that is not known; turn "
-                         "whatever else means unknown into -100, and whatever means absent into 0")  # fmt: skip
 
 
 def own_names(model: nn.Module) -> nn.Module:

@@ -66,7 +66,7 @@ def make(model, folder, count=16, trainer=Watched, **settings):
         ("timm_resnet", {"loss_weights": [0.3, 0.2, 0.5]}),
         ("timm_resnet", {"loss_weights": [1, 0, 0], "mask_augmentation": 0.5}),
         ("timm_resnet", {"masked_forward": "sequential"}),
-        ("timm_resnet", {"masked_scale": 0.5, "masked_share": 0.5}),
+        ("timm_resnet", {"masked_share": 0.5}),
         ("timm_resnet", {"classification_loss": "ll_r"}),
         ("timm_vit", {"masked_forward": "joint", "classification_loss": "asl"}),
         ("timm_vit", {"masked_forward": "visible"}),
