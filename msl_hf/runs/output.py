@@ -105,6 +105,9 @@ def run_settings(arguments: Arguments) -> dict:
     """The settings that make a run what it is, as plain JSON values."""
     ours = arguments.training.what_makes_a_run()
     settings = {**arguments.given, **ours}
+    if arguments.given.get("streaming"):  # whose order hangs on who reads it
+        settings["dataloader_num_workers"] = arguments.training.dataloader_num_workers
+        settings["processes"] = arguments.training.world_size
     return json.loads(json.dumps({key: value for key, value in settings.items() if key not in FREE_SETTINGS}))
 
 

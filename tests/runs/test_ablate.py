@@ -178,6 +178,7 @@ def test_cost_and_summary():
     settings = {"loss_weights": [0.3, 0.2, 0.5], "masked_forward": "auto", "num_train_epochs": 6}
     assert image_passes(settings) == 12 and image_passes({**settings, "masked_forward": "sequential"}) == 18
     assert image_passes({**settings, "loss_weights": [1, 0, 0]}) == 6
+    assert image_passes({**settings, "masked_share": 0.5}) == 9
     assert summary([0.5]) == "50.0" and summary([0.5, 0.6]) == "55.0 ± 7.1"
 
 

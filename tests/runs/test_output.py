@@ -18,7 +18,9 @@ from msl_hf.runs.output import (
     find_checkpoint,
     locked,
     read_json,
+    run_settings,
 )
+from msl_hf.runs.train_images import OwnImagesArguments
 
 SETTINGS = {"seed": 1}
 
@@ -35,6 +37,18 @@ def test_same_run_may_come_back_another_may_not(tmp_path):
         check_output_dir(arguments(tmp_path, "--seed", "2", "--backbone", "net"))
     assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_stream_goes_on_with_as_many_who_read_it(tmp_path):
+    """The order of its images hangs on them; that of a data set does not."""
+
+    def settings(*argv):
+        found, _ = parse_arguments(["--output_dir", str(tmp_path), "--use_cpu", "true", *argv], "", OwnImagesArguments)
+        return run_settings(found)
+
+    few, many = (settings("--streaming", "true", "--dataloader_num_workers", count) for count in "24")
+    assert few["dataloader_num_workers"] == 2 and few["processes"] == 1 and few != many
+    assert settings("--dataloader_num_workers", "2") == settings("--dataloader_num_workers", "4")
 
 
 def test_foreign_models_are_not_overwritten(tmp_path):
