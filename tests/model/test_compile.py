@@ -8,6 +8,8 @@ from msl_hf import MaskBank, MSLForImageClassification
 
 @pytest.mark.parametrize("name", ["timm_resnet", "timm_convnext", "timm_vit", "timm_swin", "hf_vit", "hf_resnet"])
 def test_no_graph_break(name, tiny_model):
+    if name == "hf_vit" and torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 cannot compile the ViT of transformers")
     torch._dynamo.reset()
     model = tiny_model(name, num_heads=2).train()
     found = torch._dynamo.explain(model)(torch.randn(2, 3, 32, 32), torch.ones(2, 3))
