@@ -22,7 +22,7 @@ from ..model import MSLForImageClassification
 from ..training.trainer import joint_equals_separate
 from .arguments import parse_flags
 from .benchmarks.cores import measure_shared_cores, print_shared_cores
-from .benchmarks.gpu import TARGET, Size, gpu_tasks
+from .benchmarks.gpu import BATCH_SIZES, STEP_NETWORKS, TARGET, Size, gpu_tasks
 from .benchmarks.inference import measure_inference_ways
 from .benchmarks.labels import measure_images, measure_label_file, measure_large_dataset
 from .benchmarks.loading import LOADS, measure_loading
@@ -164,6 +164,8 @@ def _benchmark_gpu(arguments: BenchmarkArguments, threads: int) -> dict:
         write_json(file, report)
         longest = max(longest, time.monotonic() - start)
         print(f"{name}: {_task_text(figures)}", flush=True)
+    for network in STEP_NETWORKS:
+        _print_loader_share(report["tasks"], network)
     left = [name for name in tasks if name not in report["tasks"]]
     name, over, under, wanted = TARGET
     speeds = [report["tasks"].get(name, {}).get(variant, {}).get("images_per_second") for variant in (over, under)]
@@ -172,6 +174,16 @@ def _benchmark_gpu(arguments: BenchmarkArguments, threads: int) -> dict:
     print(f"{len(tasks) - len(left)} of {len(tasks)} tasks are done: {file}"
           + (f"; the same command does the {len(left)} others" if left else ""))  # fmt: skip
     return report
+
+
+def _print_loader_share(tasks: dict, network: str) -> None:
+    """How many images the loader gives for each that the fastest step of a network takes, at the same size."""
+    side = NETWORKS[network][1]
+    steps = [tasks.get(f"steps {network} batch {count}", {}).get("ours_bf16", {}) for count in BATCH_SIZES]
+    taken = max((step["images_per_second"] for step in steps if "images_per_second" in step), default=None)
+    given = tasks.get(f"loader {side}", {}).get("images_per_second")
+    if taken and given:
+        print(f"{network}: the loader gives {given / taken:.2f} images for each that a step takes")
 
 
 def _task_text(figures: dict) -> str:

@@ -46,7 +46,7 @@ class FiniteCheck:
         if len(self._seen) >= MOST_STEPS:
             self.read()
 
-    def read(self, advice: str = "") -> None:
+    def read(self) -> None:
         """Wait for the device, and forget what was good.
 
         Raises:
@@ -65,15 +65,14 @@ class FiniteCheck:
         if wrong:
             raise ValueError(f"the targets of step {step}{images} are not all in [0, 1], or -100 where unknown")
         shown = ", ".join(f"{name} {part:.4g}" for name, part in zip(self._names, parts, strict=True))
-        raise FloatingPointError(f"the loss is not finite at step {step} ({shown}){images}{advice}")
+        raise FloatingPointError(f"the loss is not finite at step {step} ({shown}){images}")
 
 
-def check_finite_weights(named: Iterable[tuple[str, torch.Tensor]], advice: str = "") -> None:
+def check_finite_weights(named: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Refuse weights that are no numbers.
 
     Args:
         named: Names and values; of sharded ones the part of this process is looked at.
-        advice: Ends the message.
 
     Raises:
         FloatingPointError: naming the first of them.
@@ -82,7 +81,7 @@ def check_finite_weights(named: Iterable[tuple[str, torch.Tensor]], advice: str 
     finite = {name: value.detach().isfinite().all() for name, value in local.items() if value.is_floating_point()}
     if finite and not torch.stack(list(finite.values())).all():
         name = next(name for name, is_finite in finite.items() if not is_finite)
-        raise FloatingPointError(f"the weights are not finite any more, {name} the first of them{advice}")
+        raise FloatingPointError(f"the weights are not finite any more, {name} the first of them")
 
 
 def check_targets(labels: torch.Tensor) -> None:

@@ -361,12 +361,15 @@ class MSLTrainer(Trainer):
 
     def _check_finite(self, weights: bool = False) -> None:
         """Stop where a loss since the last look, or the weights, are no numbers: with the words that help."""
-        folder = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
-        advice = (f"; the checkpoints written so far are good{f', the last one is {folder}' if folder else ''}. Lower "
-                  "the learning rate, or clip gradients with --max_grad_norm 1")  # fmt: skip
-        self._finite.read(advice)
-        if weights:
-            check_finite_weights(itertools.chain(self.model.named_parameters(), self.model.named_buffers()), advice)
+        try:
+            self._finite.read()
+            if weights:
+                check_finite_weights(itertools.chain(self.model.named_parameters(), self.model.named_buffers()))
+        except FloatingPointError as error:
+            folder = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+            last = f", the last one is {folder}" if folder else ""
+            raise FloatingPointError(f"{error}; the checkpoints written so far are good{last}. Lower the learning "
+                                     "rate, or clip gradients with --max_grad_norm 1") from None  # fmt: skip
 
     def _choose(self, pixel_values, generator: torch.Generator) -> torch.Tensor | None:
         """(B',) which images the masked branch sees; None for all."""

@@ -126,8 +126,8 @@ def test_the_first_bad_batch_is_named():
     check, labels = FiniteCheck(), torch.tensor([[0.0, 1.0, -100.0]])
     for step, value in enumerate([1.0, 2.0, math.inf, math.nan, 3.0]):
         check.note(batch_losses(value), labels, step, [f"photo {step}"])
-    with pytest.raises(FloatingPointError, match=r"step 2 \(loss inf, recognition inf\) on the images photo 2; go on"):
-        check.read("; go on")
+    with pytest.raises(FloatingPointError, match=r"step 2 \(loss inf, recognition inf\) on the images photo 2$"):
+        check.read()
     check.read()  # forgotten
     check.note(batch_losses(1.0), labels, 5, [])
     check.read()
@@ -153,8 +153,8 @@ def test_weights_and_statistics_have_to_be_numbers():
     norm = torch.nn.BatchNorm1d(2)
     check_finite_weights([*norm.named_parameters(), *norm.named_buffers()])
     norm.running_var[1] = math.inf
-    with pytest.raises(FloatingPointError, match="running_var the first of them; stop"):
-        check_finite_weights([*norm.named_parameters(), *norm.named_buffers()], "; stop")
+    with pytest.raises(FloatingPointError, match="running_var the first of them"):
+        check_finite_weights([*norm.named_parameters(), *norm.named_buffers()])
 
 
 class Poison(TrainerCallback):

@@ -49,9 +49,12 @@ def test_time_that_is_up_begins_nothing_new(tmp_path, monkeypatch, capsys):
 
 def test_the_target_is_read_off_the_tasks(tmp_path, monkeypatch, capsys):
     figures = {"ours_bf16": {"images_per_second": 90.0}, "reference": {"images_per_second": 20.0}}
-    monkeypatch.setattr(benchmark, "gpu_tasks", lambda size: {"steps resnet101_448 batch 16": lambda: figures})
+    tasks = {"steps resnet101_448 batch 16": lambda: figures, "loader 448": lambda: {"images_per_second": 45.0}}
+    monkeypatch.setattr(benchmark, "gpu_tasks", lambda size: tasks)
     benchmark.benchmark(arguments(tmp_path / "gpu.json"))
-    assert "ours_bf16 / reference: 4.50 (wanted: 4)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ours_bf16 / reference: 4.50 (wanted: 4)" in printed
+    assert "resnet101_448: the loader gives 0.50 images for each that a step takes" in printed
 
 
 def test_the_whole_kit_names_what_it_measures():
