@@ -45,6 +45,7 @@ RATIOS = {
     "train_fp32": ("ours", "reference"),
     "train_bf16": ("ours_bf16", "reference"),
     "msl_over_plain_time": ("plain", "ours"),
+    "half_over_plain_time": ("plain", "half"),
     "visible_over_plain_time": ("plain", "visible"),
     "sequential_over_plain_time": ("plain", "sequential"),
     "checkpointed_over_plain_time": ("plain", "checkpointed"),

@@ -37,6 +37,7 @@ TRAINER = {
     "ours": {},
     "plain_bf16": {"loss_weights": [1.0, 0.0, 0.0], "bf16": True},
     "ours_bf16": {"bf16": True},
+    "half": {"masked_share": 0.5},
     "visible": {"masked_forward": "visible"},
     "sequential": {"masked_forward": "sequential"},
     "checkpointed": {"gradient_checkpointing": True},
