@@ -23,7 +23,7 @@ from .heads_msl import CSRAHead, LinearHead, MLDecoderHead, multilabel_bce
 from .pipeline_msl import MultiLabelImageClassificationPipeline  # noqa: F401, so that saving copies its file, too
 
 GROUPS = 4  # of images with similar numbers of visible patches
-LENGTHS = 16  # different numbers of patches at most, in each of which compiled code and libraries have to be set up
+LENGTHS = 32  # different numbers of patches at most, in each of which compiled code and libraries have to be set up
 PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")  # as native backbones name them
 
 SHORT_CARD = """---
@@ -302,7 +302,7 @@ class MSLForImageClassification(PreTrainedModel):
         """(B, C) logits from the patches that are not wholly removed.
 
         Images are run in groups of similar numbers of visible patches, so that few have to be filled up to the
-        largest number of their group, and that to a sixteenth of all patches, so that there are no more than
+        largest number of their group, and that to a 32nd of all patches, so that there are no more than
         LENGTHS shapes; what fills up are removed patches, as black as the mask left them.
         """
         device, visible = pixel_values.device, self._visible(keep)

@@ -13,7 +13,7 @@ from ...data.transforms import build_processor
 from ...masks import MaskBank, apply_mask
 from ...model import MSLForImageClassification
 from ...model.heads_msl import TEMPERATURES, CSRAHead
-from ...model.modeling_msl import GROUPS
+from ...model.modeling_msl import GROUPS, LENGTHS
 from ...training import MSLTrainer, MSLTrainingArguments
 from ...training.trainer import joint_equals_separate
 
@@ -225,15 +225,16 @@ def share_of_dropped_patches(patch_size: int, image_size: int, count: int, seed:
     Returns:
         `removed`: patches that masks with hole ratio 0.5 to 0.6 remove wholly; `padded`: those that can be dropped
         where each image is filled up to the most visible patches of the batch; `grouped`: to those of its group of
-        images with similar numbers, as the model does.
+        images with similar numbers, and there to a 32nd of all patches, as the model does.
     """
     bank, shares = MaskBank.generate(200, hole_ratio=(0.5, 0.6), seed=seed), []
     for number in range(50):
         keep = bank.sample(count, image_size, generator=torch.Generator().manual_seed(seed + number))
-        visible = F.max_pool2d(keep.float(), patch_size).flatten(1).mean(dim=1).sort().values
-        groups = visible.tensor_split(min(GROUPS, count))
-        filled = torch.cat([group.max().expand(len(group)) for group in groups])
-        shares.append(1 - torch.stack([visible.mean(), visible.max(), filled.mean()]))
+        visible = F.max_pool2d(keep.float(), patch_size).flatten(1)
+        step, counts = -(-visible.shape[1] // LENGTHS), visible.sum(dim=1).sort().values
+        filled = torch.cat([(group.max() / step).ceil().mul(step).expand(len(group))
+                            for group in counts.tensor_split(min(GROUPS, count))])  # fmt: skip
+        shares.append(1 - torch.stack([counts.mean(), counts.max(), filled.mean()]) / visible.shape[1])
     return dict(zip(("removed", "padded", "grouped"), torch.stack(shares).mean(dim=0).tolist(), strict=True))
 
 

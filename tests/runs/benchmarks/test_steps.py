@@ -51,8 +51,10 @@ def test_a_step_trains(batch):
 
 
 def test_dropped_patches():
-    """No more can be dropped than is removed; groups lose less by filling up than the batch; one image loses none."""
+    """No more can be dropped than is removed; groups lose less by filling up than the batch; one image at most a 32nd
+    of its patches, half of that on average."""
     shares = share_of_dropped_patches(16, 384, 16, seed=0)
     assert 0.3 < shares["removed"] < 0.45 and 0 < shares["padded"] < shares["grouped"] < shares["removed"]
     alone = share_of_dropped_patches(16, 384, 1, seed=0)
-    assert alone["padded"] == alone["grouped"] == pytest.approx(alone["removed"])
+    assert alone["padded"] == pytest.approx(alone["removed"])
+    assert alone["removed"] - alone["grouped"] == pytest.approx(1 / 64, abs=0.005)
