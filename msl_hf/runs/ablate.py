@@ -266,7 +266,7 @@ class _Results:
 
     def write(self, runs: Sequence[Run]) -> list[dict]:
         """Append what is finished and not there yet; the lines of all finished runs."""
-        with FileLock(self.file.with_name(".results.lock")):
+        with FileLock(self.file.with_name("runs") / ".results.lock"):
             self._read()
             return self._append(runs)
 
