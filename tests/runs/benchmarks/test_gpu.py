@@ -14,6 +14,7 @@ def arguments(file, **settings) -> BenchmarkArguments:
     return BenchmarkArguments(str(file), gpu=True, quick=True, use_cpu=True, rounds=1, **settings)
 
 
+@pytest.mark.slow
 def test_every_task_runs_and_none_twice(tmp_path, monkeypatch, capsys):
     """All of it in the small form; then the same command, and one whose file lacks a task."""
     file = tmp_path / "gpu.json"
