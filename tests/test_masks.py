@@ -225,10 +225,56 @@ def test_apply_mask_keep_value_and_zero_fill():
     torch.testing.assert_close(apply_mask(normalised, keep, fill="zero"), normalised * keep)
     with pytest.raises(ValueError, match="image_mean"):
         apply_mask(normalised, keep)
-    with pytest.raises(ValueError, match="'black' or 'zero'"):
-        apply_mask(normalised, keep, fill="noise")
+    with pytest.raises(ValueError, match="fill must be one of black, zero, noise, image, mixed, got 'white'"):
+        apply_mask(normalised, keep, fill="white")
     with pytest.raises(ValueError, match="keep must be a bool tensor"):
         apply_mask(normalised, keep.float(), MEAN, STD)
+
+
+def test_holes_are_filled_with_noise_another_image_or_a_mixture():
+    """Every pixel is that of the image, or of what fills the hole; what is drawn depends on the generator alone."""
+    mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+    colours = torch.arange(1, 31).view(30, 1, 1, 1).expand(30, 3, 16, 16) / 100  # of one colour each
+    images, keep = (colours - mean) / std, (torch.rand(30, 1, 16, 16) > 0.5).contiguous()
+    holes = ~keep.expand_as(images)
+
+    def filled(fill, seed=0, **options):
+        masked = apply_mask(images, keep, MEAN, STD, fill, generator=counter_generator(seed), **options)
+        assert torch.equal(masked[~holes], images[~holes])
+        return masked * std + mean
+
+    noise = filled("noise")[holes]
+    assert noise.min() >= -1e-6 and noise.max() <= 1 + 1e-6
+    assert noise.mean().item() == pytest.approx(0.5, abs=0.02) and noise.std().item() == pytest.approx(
+        12**-0.5, abs=0.02
+    )
+    assert torch.equal(filled("noise")[holes], noise) and not torch.equal(filled("noise", 1)[holes], noise)
+
+    def seen_in_holes(masked):
+        return [sorted({round(100 * value) for value in one[hole].tolist()}) for one, hole in zip(masked, holes)]  # noqa: B905
+
+    seen = [colours for (colours,) in map(tuple, seen_in_holes(filled("image")))]
+    assert sorted(seen) == list(range(1, 31)) and all(colour != own for own, colour in enumerate(seen, 1))
+    assert len({tuple(map(tuple, seen_in_holes(filled("image", seed)))) for seed in range(9)}) > 4
+    given = filled("image", others=images.flip(0))
+    assert seen_in_holes(given) == [[31 - own] for own in range(1, 31)]
+
+    kinds = [
+        {0: "black"}.get(colours[0], "image") if len(colours) == 1 else "noise"
+        for colours in seen_in_holes(filled("mixed"))
+    ]
+    assert {kind: kinds.count(kind) > 4 for kind in kinds} == {"black": True, "noise": True, "image": True}
+
+
+def test_other_images_are_needed_and_have_to_fit():
+    images, keep = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    for fill in ("image", "mixed"):
+        with pytest.raises(ValueError, match="another image of the batch, and it has only one: pass others"):
+            apply_mask(images, keep, MEAN, STD, fill)
+        with pytest.raises(ValueError, match=r"others must be of the shape of the images, \(1, 3, 4, 4\), got"):
+            apply_mask(images, keep, MEAN, STD, fill, others=torch.zeros(2, 3, 4, 4))
+    others = torch.ones(1, 3, 4, 4)
+    assert torch.equal(apply_mask(images, keep, fill="image", others=others), others)  # without mean and std
 
 
 def test_apply_mask_needs_both_statistics_and_takes_any_fill_with_any_factor():

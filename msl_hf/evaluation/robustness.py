@@ -22,7 +22,11 @@ class MaskedDataset(Dataset):
         image_mean: Mean of the normalisation.
         image_std: Standard deviation of the normalisation.
         seed: Seed of the choice of masks.
-        fill: What removed pixels are, as for `apply_mask`.
+        fill: What is seen where pixels are removed, as for `apply_mask`; with `"image"` and `"mixed"` another image of
+            the data set, which (seed, i) choose.
+
+    Raises:
+        ValueError: where another image is to be seen, and there is none.
     """
 
     def __init__(
@@ -36,6 +40,8 @@ class MaskedDataset(Dataset):
     ):
         self.dataset, self.masks, self.seed, self.fill = dataset, masks, seed, fill
         self.image_mean, self.image_std = image_mean, image_std
+        if fill in ("image", "mixed") and len(dataset) < 2:
+            raise ValueError(f"fill={fill!r} shows another image of the data set, which has {len(dataset)}")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -43,10 +49,17 @@ class MaskedDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         item = dict(self.dataset[index])
         image = item["pixel_values"].unsqueeze(0)
-        keep = self.masks.sample(1, image.shape[-2:], generator=counter_generator(self.seed, index))
+        generator = counter_generator(self.seed, index)
+        keep = self.masks.sample(1, image.shape[-2:], generator=generator)
         if image.dtype == torch.uint8 and self.fill == "black":
             item["pixel_values"] = image.masked_fill(~keep, 0).squeeze(0)
         else:
-            image = normalized(image, self.image_mean, self.image_std)
-            item["pixel_values"] = apply_mask(image, keep, self.image_mean, self.image_std, self.fill).squeeze(0)
+            statistics, others = (self.image_mean, self.image_std), None
+            if self.fill in ("image", "mixed"):
+                (shift,) = torch.randint(1, len(self), (1,), generator=generator).tolist()
+                other = self.dataset[(index + shift) % len(self)]["pixel_values"]
+                others = normalized(other.unsqueeze(0), *statistics)
+            image = normalized(image, *statistics)
+            masked = apply_mask(image, keep, *statistics, self.fill, generator=generator, others=others)
+            item["pixel_values"] = masked.squeeze(0)
         return item

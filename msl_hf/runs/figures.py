@@ -16,10 +16,11 @@ from PIL import Image
 
 from ..data.images import image_size, read_image
 from ..data.schema import class_names_of, column, make_targets, undecoded
-from ..data.transforms import input_size
+from ..data.transforms import ImageDataset, input_size
 from ..evaluation.examples import Example, masked_objects, most_hidden_objects, smallest_objects
+from ..evaluation.robustness import MaskedDataset
 from ..evaluation.sheets import TOP, Panel, Row, draw_sheet
-from ..masks import MaskBank, apply_mask, counter_generator
+from ..masks import MaskBank, counter_generator
 from .arguments import parse_flags
 from .errors import RunError
 from .hardware import set_cpu_threads
@@ -85,9 +86,7 @@ def draw_figures(arguments: FigureArguments) -> dict:
         if not examples:
             print(f"No image of split {split!r} fits the rule of {name}")
             continue
-        drawn = [
-            _row(images[e.index], e, targets, models, bank if masked else None, note, arguments) for e in examples
-        ]
+        drawn = [_row(images, e, targets, models, bank if masked else None, note, arguments) for e in examples]
         if draw(draw_sheet, drawn, class_names, title, output_dir / f"{name}.png"):
             files.append(str(output_dir / f"{name}.png"))
         report["sheets"][name] = [
@@ -111,18 +110,16 @@ def _top(panel: Panel, class_names: list[str]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _row(
-    row: dict, example: Example, targets: np.ndarray, models: list[TrainedModel], bank, note: str, arguments
-) -> Row:
-    image, panels, shown = read_image(row), [], None
+def _row(images, example: Example, targets: np.ndarray, models: list[TrainedModel], bank, note: str, arguments) -> Row:
+    image, panels, shown = read_image(images[example.index]), [], None
     for model in models:
         processor = model.processor
-        pixel_values = processor(image, return_tensors="pt")["pixel_values"]
+        seen = ImageDataset(images, processor)
         if bank is not None:
-            keep = _keep(bank, pixel_values.shape[-2:], example.index, arguments.seed)
-            pixel_values = apply_mask(
-                pixel_values, keep, processor.image_mean, processor.image_std, arguments.mask_fill
-            )
+            statistics = processor.image_mean, processor.image_std
+            seen = MaskedDataset(seen, bank, *statistics, arguments.seed, arguments.mask_fill)
+        pixel_values = seen[example.index]["pixel_values"].unsqueeze(0)
+        if bank is not None:
             if shown is None:
                 shown = _to_image(pixel_values[0], processor).resize(image.size, Image.Resampling.NEAREST)
         network = model.network.eval()

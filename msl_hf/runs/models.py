@@ -14,7 +14,7 @@ from ..data.images import set_max_pixels
 from ..data.readers import FORMATS
 from ..data.schema import class_names_of, make_targets
 from ..evaluation.metrics import probabilities
-from ..masks import MaskBank
+from ..masks import FILLS, MaskBank
 from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
 from ..training.arguments import MASK_FILL_HELP
@@ -45,7 +45,7 @@ class ComparisonArguments(ReadingArguments):
     mask_hole: str = field(
         default="white", metadata={"help": "Colour of holes in mask files.", "choices": ["white", "black"]}
     )
-    mask_fill: str = field(default="black", metadata={"help": MASK_FILL_HELP, "choices": ["black", "zero"]})
+    mask_fill: str = field(default="black", metadata={"help": MASK_FILL_HELP, "choices": list(FILLS)})
     hole_ratio: list[float] = field(
         default_factory=lambda: [0.5, 0.6],
         metadata={"help": "Intervals of the share of removed pixels: two numbers for each."},

@@ -283,9 +283,9 @@ def measure_robustness(trainer: MSLTrainer, splits: Splits, processor) -> list[d
 
 
 def _masked(images: ImageDataset, masks: MaskBank, trainer: MSLTrainer) -> MaskedDataset:
-    """The images under masks, removed pixels being what they were in training."""
-    statistics = images.processor.image_mean, images.processor.image_std
-    return MaskedDataset(images, masks, *statistics, fill=trainer.args.mask_fill)
+    """The images under masks. Black ones whatever fills them in training, so that runs can be compared."""
+    fill = "zero" if trainer.args.mask_fill == "zero" else "black"
+    return MaskedDataset(images, masks, images.processor.image_mean, images.processor.image_std, fill=fill)
 
 
 def print_report(report: dict, output_dir: Path) -> None:

@@ -6,8 +6,9 @@ import torch
 from transformers import TrainingArguments
 
 from ..cores import default_workers
+from ..masks import FILLS
 
-MASK_FILL_HELP = "Colour of removed pixels: black, or zero after normalisation (the mean colour)."
+MASK_FILL_HELP = "What is seen where pixels are removed; zero is 0 after normalisation, mixed all but zero."
 SETTINGS = (
     "seed", "learning_rate", "weight_decay", "decay_norm_and_bias", "optim", "optim_args", "lr_scheduler_type",
     "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
@@ -69,7 +70,10 @@ class MSLTrainingArguments(TrainingArguments):
         asl_clip: Probability that absent labels may have without cost in it.
         head_lr_multiplier: Learning rate of the head relative to `learning_rate`.
         decay_norm_and_bias: Apply `weight_decay` to normalisation weights and biases too, as the paper does.
-        mask_fill: `"black"` (the paper), or `"zero"`: 0 in normalised space, which needs no image processor.
+        mask_fill: What the masked branch, or mask augmentation, sees where pixels are removed: `"black"` (the paper);
+            `"zero"`, 0 in normalised space, which needs no image processor; `"noise"`; `"image"`, another image of the
+            batch of all processes, whose labels count for nothing; or `"mixed"`: for each image black, noise or
+            another image. See `apply_mask`.
         mask_keep_value: Factor on kept pixels; 225/255 = 0.882 is the unbinarised mask of Table 5.
         masked_forward: `"separate"` runs image and masked image one after the other as the paper does, `"joint"` as
             one batch, which is faster but not the same with batch normalisation or dropout. `"auto"` takes `"joint"`
@@ -135,7 +139,7 @@ class MSLTrainingArguments(TrainingArguments):
     asl_clip: float = field(default=0.05, metadata={"help": "ASL: probability that costs an absent label nothing."})
     head_lr_multiplier: float = field(default=10.0, metadata={"help": "Head learning rate / learning rate."})
     decay_norm_and_bias: bool = field(default=False, metadata={"help": "Weight decay on every parameter (paper)."})
-    mask_fill: str = field(default="black", metadata={"help": MASK_FILL_HELP, "choices": ["black", "zero"]})
+    mask_fill: str = field(default="black", metadata={"help": MASK_FILL_HELP, "choices": list(FILLS)})
     mask_keep_value: float = field(default=1.0, metadata={"help": "Factor on kept pixels (Table 5: 0.882)."})
     masked_forward: str = field(
         default="auto",

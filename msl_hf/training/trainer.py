@@ -184,10 +184,13 @@ class MSLTrainer(Trainer):
             classification_loss = make_classification_loss(args.classification_loss, self.pos_weight, *asl)
             self.loss = MSLLoss(args.loss_weights, classification_loss)
         if self.loss.needs_masked_branch or args.mask_augmentation:
-            needs_statistics = args.mask_fill == "black" or args.mask_keep_value != 1.0
+            needs_statistics = args.mask_fill not in ("zero", "image") or args.mask_keep_value != 1.0
             if needs_statistics and (self.image_mean is None or self.image_std is None):
                 raise ValueError("masking needs the image processor's mean and std to know what black is: pass it as "
                                  "processing_class, or set mask_fill='zero' with mask_keep_value=1")  # fmt: skip
+            if args.mask_fill in ("image", "mixed") and args.train_batch_size * args.world_size == 1:
+                raise ValueError(f"mask_fill={args.mask_fill!r} shows another image of the batch, which has only one; "
+                                 "raise per_device_train_batch_size")  # fmt: skip
             if self.masks is None:
                 self.masks = MaskBank.generate(1000, hole_ratio=(0.5, 0.6), seed=0)
 
@@ -322,13 +325,13 @@ class MSLTrainer(Trainer):
             module.eval()  # Trainer puts the whole model into training mode before every step
         if not self.loss.needs_masked_branch:
             if self.args.mask_augmentation:
-                pixel_values = self._mask_some(pixel_values)
+                pixel_values = self._mask_some(pixel_values, inputs["pixel_values"])
             logits, masked_logits, chosen = model(pixel_values=pixel_values).logits, None, None
         else:
             generator = self._counter_generator()
             chosen = self._choose(pixel_values, generator)
             seen = pixel_values if chosen is None else pixel_values[chosen]
-            keep, masked, num_visible = self._mask(seen, generator)
+            keep, masked, num_visible = self._mask(seen, generator, inputs["pixel_values"], chosen)
             if self.args.masked_forward == "sequential":
                 logits, masked_logits = self._sequential_logits(model, pixel_values, masked, labels, chosen)
             elif self.args.masked_forward == "visible":
@@ -379,7 +382,9 @@ class MSLTrainer(Trainer):
         chosen = torch.randperm(len(pixel_values), generator=generator)[:count]
         return chosen.to(pixel_values.device, non_blocking=True)
 
-    def _mask(self, pixel_values, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, list[int] | None]:
+    def _mask(
+        self, pixel_values, generator: torch.Generator, batch: torch.Tensor, chosen: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int] | None]:
         """Fresh masks (B, 1, H, W), the masked images, and how many patches the masks leave, where that is asked."""
         device, num_visible = pixel_values.device, None
         if self.args.masked_forward == "visible":
@@ -389,15 +394,36 @@ class MSLTrainer(Trainer):
             keep = keep.to(device, non_blocking=True)
         else:
             keep = self.masks.sample(len(pixel_values), pixel_values.shape[-2:], device, generator)
-        masked = apply_mask(
-            pixel_values, keep, self.image_mean, self.image_std, self.args.mask_fill, self.args.mask_keep_value
-        )
+        fill, others = self.args.mask_fill, None
+        if fill in ("image", "mixed"):
+            others = self._others(batch)
+            if others is None:
+                fill = "noise"
+            elif chosen is not None:
+                others = others[chosen]
+        statistics = self.image_mean, self.image_std
+        masked = apply_mask(pixel_values, keep, *statistics, fill, self.args.mask_keep_value, generator, others)
         return keep, masked, num_visible
 
-    def _mask_some(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def _others(self, batch: torch.Tensor) -> torch.Tensor | None:
+        """For each image of this process's batch another one of the batch of all processes; None where it is alone.
+
+        Which one depends on the counters and the positions in the batch of all processes, not on their number.
+        """
+        step, micro_step = self._micro_step
+        first, count = self.args.process_index * len(batch), self.args.world_size * len(batch)
+        if count == 1:
+            return None
+        shift = torch.randint(1, count, (1,), generator=counter_generator(self.args.seed, max(step, 0), micro_step))
+        positions = (first + torch.arange(len(batch)) + shift) % count
+        everyone = self.accelerator.gather(batch)  # as they came, which is a quarter in uint8
+        others = everyone[positions.to(batch.device, non_blocking=True)]
+        return self._normalized({"pixel_values": others})["pixel_values"]
+
+    def _mask_some(self, pixel_values: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
         """Each image masked with probability `mask_augmentation`."""
         generator = self._counter_generator()
-        masked = self._mask(pixel_values, generator)[1]
+        masked = self._mask(pixel_values, generator, batch)[1]
         chosen = torch.rand(len(pixel_values), 1, 1, 1, generator=generator) < self.args.mask_augmentation
         return torch.where(chosen.to(pixel_values.device, non_blocking=True), masked, pixel_values)
 

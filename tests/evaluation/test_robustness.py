@@ -33,7 +33,23 @@ def test_removed_pixels_are_black_or_zero():
     assert torch.equal(black == -1, zero == 0)
 
 
-@pytest.mark.parametrize(("fill", "dtype"), [("black", torch.uint8), ("zero", torch.float32)])
+def test_another_image_in_the_holes_depends_on_seed_and_position_alone():
+    images = [{"pixel_values": torch.full((3, 20, 20), float(index))} for index in range(12)]
+    bank = MaskBank(torch.rand(9, 40, 40) > 0.5)
+    masked = MaskedDataset(images, bank, MEAN, STD, fill="image")
+    seen = [masked[index]["pixel_values"].unique().tolist() for index in range(12)]
+    assert all(len(colours) == 2 and index in colours for index, colours in enumerate(seen))
+    assert len({sum(colours) - index for index, colours in enumerate(seen)}) > 4
+    backwards = MaskedDataset(images, bank, MEAN, STD, fill="image")
+    assert [backwards[index]["pixel_values"].unique().tolist() for index in reversed(range(12))] == seen[::-1]
+    with pytest.raises(ValueError, match="shows another image of the data set, which has 1"):
+        MaskedDataset(images[:1], bank, MEAN, STD, fill="mixed")
+
+
+@pytest.mark.parametrize(
+    ("fill", "dtype"),
+    [("black", torch.uint8), ("zero", torch.float32), ("noise", torch.float32), ("image", torch.float32)],
+)
 def test_pixels_in_uint8_are_masked_as_normalised_ones_are(fill, dtype):
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
     pixels = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)

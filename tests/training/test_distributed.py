@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 from msl_hf import MaskBank, MSLForImageClassification, MSLTrainer, MSLTrainingArguments
 
-backbone, output, batch, masked_forward = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+backbone, output, batch, masked_forward, fill = sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
 torch.set_num_threads(1)
 torch.manual_seed(0)
 model = MSLForImageClassification.from_backbone(backbone, ["a", "b", "c"], image_size=32)
@@ -23,7 +23,7 @@ data = [{"pixel_values": image, "labels": label} for image, label in zip(images,
 symmetric = torch.eye(32, dtype=torch.bool) | torch.eye(32, dtype=torch.bool).flip(0)
 args = MSLTrainingArguments(output + "-run", use_cpu=True, disable_tqdm=True, save_strategy="no", max_steps=2,
                             per_device_train_batch_size=batch, per_device_eval_batch_size=4, logging_steps=1, seed=1,
-                            optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", mask_fill="zero",
+                            optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", mask_fill=fill,
                             masked_forward=masked_forward)
 trainer = MSLTrainer(model=model, args=args, masks=MaskBank(symmetric[None]), train_dataset=data)
 trainer.train()
@@ -39,13 +39,17 @@ json.dump(result, open(f"{output}-{args.process_index}.json", "w"))
 """
 
 
-def run(processes: int, batch: int, name: str, backbone_folder, tmp_path, masked_forward="auto") -> list[dict]:
+def run(
+    processes: int, batch: int, name: str, backbone_folder, tmp_path, masked_forward="auto", fill="zero"
+) -> list[dict]:
     """The script on so many processes; what each rank found."""
     script, output = tmp_path / "train.py", tmp_path / f"{processes}"
     script.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run([*launch, str(script), str(backbone_folder(name)), str(output), str(batch), masked_forward],
-                          capture_output=True, text=True, timeout=240)  # fmt: skip
+    done = subprocess.run(
+        [*launch, str(script), str(backbone_folder(name)), str(output), str(batch), masked_forward, fill],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((tmp_path / f"{processes}-{rank}.json").read_text()) for rank in range(processes)]
 
@@ -57,10 +61,14 @@ def test_batchnorm_networks_train_with_two_forwards_a_step(backbone_folder, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "mode"), [("timm_vit", "auto"), ("hf_vit", "auto"), ("timm_vit", "sequential")])
-def test_two_processes_equal_one_with_the_doubled_batch(name, mode, backbone_folder, tmp_path):
-    (one,) = run(1, 8, name, backbone_folder, tmp_path)
-    two = run(2, 4, name, backbone_folder, tmp_path, mode)
+@pytest.mark.parametrize(
+    ("name", "mode", "fill"),
+    [("timm_vit", "auto", "zero"), ("hf_vit", "auto", "zero"), ("timm_vit", "sequential", "zero"),
+     ("timm_vit", "auto", "image")],
+)  # fmt: skip
+def test_two_processes_equal_one_with_the_doubled_batch(name, mode, fill, backbone_folder, tmp_path):
+    (one,) = run(1, 8, name, backbone_folder, tmp_path, fill=fill)
+    two = run(2, 4, name, backbone_folder, tmp_path, mode, fill)
     assert [result["processes"] for result in two] == [2, 2]
     for result in two:
         assert result["losses"] == pytest.approx(one["losses"], rel=1e-5)

@@ -67,6 +67,7 @@ def make(model, folder, count=16, trainer=Watched, **settings):
         ("timm_resnet", {"loss_weights": [1, 0, 0], "mask_augmentation": 0.5}),
         ("timm_resnet", {"masked_forward": "sequential"}),
         ("timm_resnet", {"masked_share": 0.5}),
+        ("timm_resnet", {"masked_share": 0.5, "mask_fill": "image"}),
         ("timm_resnet", {"classification_loss": "ll_r"}),
         ("timm_vit", {"masked_forward": "joint", "classification_loss": "asl"}),
         ("timm_vit", {"masked_forward": "visible"}),
