@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
+from .views_msl import Views
+
 logger = logging.get_logger(__name__)
 
 HEADS = ("csra", "linear", "ml_decoder")
@@ -28,6 +30,8 @@ class MSLConfig(PreTrainedConfig):
         csra_lambda: Weight of the class-specific residual attention, lambda in PAPER section "CSRA head".
         image_size: Side, or [H, W], of the network's input in pixels.
         thresholds: Optional probability threshold of every class, in (0, 1); None means 0.5 for all.
+        views: How inference looks at an image, such as `"whole@224+2x2@160"` (see `Views`); None is the whole image in
+            `image_size`. `forward` never heeds it; `view_logits`, the pipeline and the commands do.
         unused_parameters: Backbone parameters that the head never reads (poolers, mask tokens). They are frozen, so
             that optimizers skip them and distributed training need not search for them.
     """
@@ -41,6 +45,7 @@ class MSLConfig(PreTrainedConfig):
     csra_lambda: float | int = 0.1
     image_size: int | list[int] | tuple[int, ...] = 224
     thresholds: list[float] | None = None
+    views: str | None = None
     unused_parameters: list[str] | tuple[str, ...] = ()
 
     def __post_init__(self, **kwargs):
@@ -107,6 +112,10 @@ class MSLConfig(PreTrainedConfig):
             raise ValueError(f"{len(self.thresholds)} thresholds for {self.num_labels} classes; give one each")
         if not all(0 < threshold < 1 for threshold in self.thresholds):
             raise ValueError(f"thresholds are probabilities strictly between 0 and 1, got {self.thresholds}")
+
+    def validate_views(self):
+        if self.views is not None:
+            Views.parse(self.views)
 
     @property
     def image_height_width(self) -> tuple[int, int]:

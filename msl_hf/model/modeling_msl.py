@@ -21,6 +21,7 @@ from transformers.utils import logging
 from .configuration_msl import MSLConfig
 from .heads_msl import CSRAHead, LinearHead, MLDecoderHead, multilabel_bce
 from .pipeline_msl import MultiLabelImageClassificationPipeline  # noqa: F401, so that saving copies its file, too
+from .views_msl import Views, resized_by, views_of
 
 GROUPS = 4  # of images with similar numbers of visible patches
 LENGTHS = 32  # different numbers of patches at most, in each of which compiled code and libraries have to be set up
@@ -281,6 +282,48 @@ class MSLForImageClassification(PreTrainedModel):
         """
         features, (height, width) = self._local_features(pixel_values)
         return self.head.class_maps(features).transpose(1, 2).unflatten(2, (height, width))
+
+    @torch.no_grad()
+    def view_logits(self, images: list, processor, views: str | Views | None = None) -> torch.Tensor:
+        """Class logits of images that are looked at in several ways.
+
+        Args:
+            images: B PIL images, or uint8 tensors (3, height, width), in the size that they are stored in: tiles are
+                cut from it.
+            processor: The model's image processor.
+            views: As in `"whole@224+2x2@160"`; None takes `config.views`, else the plain pass.
+
+        Returns:
+            (B, C) logits.
+
+        Raises:
+            ValueError: for views that network or processor cannot do, or that cut finer than an image.
+        """
+        views = views_of(views, self.config)
+        views.check(self, processor)
+        crops = [views.crops(image, resized_by(processor)) for image in images]
+        stacked = (torch.stack(crop).to(self.device, self.dtype) for crop in zip(*crops, strict=True))
+        return views.logits(self, list(stacked))
+
+    def check_input_size(self, height: int, width: int) -> None:
+        """Refuse images of a size that the network cannot take.
+
+        Raises:
+            ValueError: saying why not.
+        """
+        network = getattr(self.backbone, "timm_model", None)
+        if network is not None and hasattr(network, "blocks"):
+            _check_size(getattr(getattr(network, "patch_embed", None), "patch_size", None), height, width)
+        elif network is None and "swin" not in self.config.backbone_config.model_type:
+            _check_size(getattr(self.config.backbone_config, "patch_size", None), height, width)
+        training = self.training
+        try:
+            with torch.no_grad():
+                self.eval()(torch.zeros(1, 3, height, width, device=self.device, dtype=self.dtype))
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            raise ValueError(f"the network cannot take images of {height} x {width} pixels ({error})") from error
+        finally:
+            self.train(training)
 
     @property
     def can_skip_removed_patches(self) -> bool:

@@ -3,11 +3,14 @@
 No `from __future__ import annotations` here, as in the other files of the repository.
 """
 
+import math
 import os
 
 import torch
 from transformers import Pipeline, image_utils
 from transformers.image_utils import load_image
+
+from .views_msl import resized_by, views_of
 
 
 class MultiLabelImageClassificationPipeline(Pipeline):
@@ -21,6 +24,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         threshold: Least score of a label that is returned, in [0, 1]. None takes the model's own thresholds of each
             class, which `recipes/evaluate.py --tune_thresholds` stores, else 0.5.
         top_k: At most so many labels of an image; None for all.
+        views: How an image is looked at, such as `"whole@224+2x2@160"`; `"whole"` is the plain pass. None takes what
+            the model's configuration says, else the plain pass. Tiles are cut from the image as it is stored.
         score_maps: Add under `score_map` the (h, w) map of where the evidence for the label lies.
         timeout: Seconds to wait for the image behind a URL; None waits for ever.
 
@@ -42,19 +47,23 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         self.model.eval()  # one that was handed over may come from training
 
-    def _sanitize_parameters(self, threshold=None, top_k=None, score_maps=None, timeout=None):
+    def _sanitize_parameters(self, threshold=None, top_k=None, score_maps=None, timeout=None, views=None):
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold is a score in [0, 1], got {threshold}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         given = {"threshold": threshold, "top_k": top_k}
+        looks = {}
+        if views is not None:
+            looks = {"views": views_of(views, self.model.config)}
+            looks["views"].check(self.model, self.image_processor)
         return (
-            {} if timeout is None else {"timeout": timeout},
-            {} if score_maps is None else {"score_maps": score_maps},
+            looks if timeout is None else {**looks, "timeout": timeout},
+            looks if score_maps is None else {**looks, "score_maps": score_maps},
             {name: value for name, value in given.items() if value is not None},
         )
 
-    def preprocess(self, inputs, timeout=None):
+    def preprocess(self, inputs, timeout=None, views=None):
         if isinstance(inputs, os.PathLike):
             inputs = os.fspath(inputs)
         if hasattr(inputs, "shape"):
@@ -69,12 +78,22 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             image = image.expand(3, -1, -1)
         else:
             image = load_image(to_eight_bits(opened(inputs, timeout)), timeout=timeout)
-        return self.image_processor(images=image, return_tensors="pt").to(self.dtype)
+        views = views_of(views, self.model.config)
+        crops = views.crops(image, resized_by(self.image_processor))
+        # One row an image: batches of `Pipeline` do not hold lists of several sizes.
+        row = crops[0] if len(crops) == 1 else torch.cat([crop.flatten() for crop in crops])
+        return {"pixel_values": row.unsqueeze(0).to(self.dtype)}
 
-    def _forward(self, model_inputs, score_maps=False):
-        outputs = {"logits": self.model(**model_inputs).logits}
+    def _forward(self, model_inputs, score_maps=False, views=None):
+        views, crops = views_of(views, self.model.config), [model_inputs["pixel_values"]]
+        if crops[0].dim() == 2:
+            size = self.image_processor.size
+            shapes = [(3, *shape) for shape in views.sizes((size["height"], size["width"]))]
+            parts = crops[0].split([math.prod(shape) for shape in shapes], dim=1)
+            crops = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        outputs = {"logits": views.logits(self.model, crops)}
         if score_maps:
-            outputs["score_maps"] = self.model.score_maps(**model_inputs)
+            outputs["score_maps"] = views.score_maps(self.model, crops)
         return outputs
 
     def postprocess(self, model_outputs, threshold=None, top_k=None):
