@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 
 import numpy as np
@@ -89,17 +89,35 @@ def input_size(processor) -> tuple[int, int]:
     return size["height"], size["width"]
 
 
-def resized(image: Image.Image, processor) -> torch.Tensor:
+def resized(image: Image.Image, processor, size: dict[str, int] | None = None) -> torch.Tensor:
     """(3, H, W) uint8: what the image processor makes of an image before it normalises; `normalized` does the rest.
 
     Of a processor that does something else than scale by 1/255 and normalise: its float pixel values, which
     `normalized` leaves alone.
+
+    Args:
+        image: The image.
+        processor: The image processor.
+        size: `height` and `width` in pixels to resize to; None is the processor's own size.
     """
+    options = {"return_tensors": "pt"} if size is None else {"return_tensors": "pt", "size": size}
     if _ends_with_normalisation(processor):
-        pixels = processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+        pixels = processor(image, do_rescale=False, do_normalize=False, **options)["pixel_values"][0]
         if pixels.dtype == torch.uint8:
             return pixels
-    return processor(image, return_tensors="pt")["pixel_values"][0]
+    return processor(image, **options)["pixel_values"][0]
+
+
+def resize_by(processor) -> Callable[[Image.Image, int | None], torch.Tensor]:
+    """What makes `resized` pixels of an image, in the processor's own size or with another height."""
+
+    def resize(image: Image.Image, side: int | None) -> torch.Tensor:
+        if side is None:
+            return resized(image, processor)
+        height, width = input_size(processor)
+        return resized(image, processor, {"height": side, "width": round(side * width / height)})
+
+    return resize
 
 
 def _ends_with_normalisation(processor) -> bool:

@@ -114,6 +114,26 @@ def pooled_average_precision(
     return result
 
 
+def mean_average_precisions(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """mAP of each of R weightings of the images: (R,) fractions of 1.
+
+    Classes without a positive of weight are left out, as `multilabel_metrics` does.
+
+    Args:
+        scores: (N, C).
+        targets: (N, C) of 1, 0 and -100 (ignored).
+        weights: (R, N), how often each image counts.
+    """
+    by_class = [
+        pooled_average_precision(
+            scores[:, [label]], targets[:, [label]] == 1, targets[:, [label]] == 0, weights
+        )
+        for label in range(targets.shape[1])
+    ]  # fmt: skip
+    known = [values for values in by_class if not np.isnan(values).all()]
+    return np.nanmean(known, axis=0)
+
+
 def breakdown(
     scores: np.ndarray,
     targets: np.ndarray,

@@ -76,7 +76,7 @@ def plot_breakdown(results: dict[str, dict], path: str | os.PathLike) -> bool:
     from matplotlib.figure import Figure
 
     first = next(iter(results.values()))["breakdown"]
-    properties = [name for name, groups in first.items() if isinstance(groups, dict)]
+    properties = [name for name, groups in first.items() if isinstance(groups, dict) and name != "mAP"]
     if not properties:
         return False
     with plain_text(results) as note:

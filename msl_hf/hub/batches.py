@@ -10,9 +10,10 @@ from transformers import AutoImageProcessor
 
 from ..data.images import read_image
 from ..data.schema import DataError
-from ..data.transforms import input_size, normalized, resized
+from ..data.transforms import input_size, normalized, resize_by
 from ..model import MSLConfig, MSLForImageClassification
 from ..model.pipeline_msl import labels_above
+from ..model.views_msl import Views, views_of
 
 
 class LabelBatches:
@@ -29,10 +30,12 @@ class LabelBatches:
         image_column: Column of the images: encoded (bytes), paths (str), dictionaries of `bytes` and `path` as
             `datasets` stores them, or uint8 arrays (H, W, 3) of RGB, as `ray.data.read_images` gives them.
         keep_images: Return the images, too.
+        views: How an image is looked at, such as `"whole@224+2x2@160"`; None takes what the model's configuration
+            says, else the plain pass.
 
     Raises:
-        ValueError: for a threshold or top_k out of range, an image processor without one size, and, when called, for a
-            column that is not there, or scores that are no numbers.
+        ValueError: for a threshold or top_k out of range, an image processor without one size, views that the network
+            cannot take, and, when called, for a column that is not there, or scores that are no numbers.
 
     Examples:
         >>> label = LabelBatches("outputs/photos", threshold=0.3)  # doctest: +SKIP
@@ -49,6 +52,7 @@ class LabelBatches:
         device: str | torch.device | None = None,
         image_column: str = "image",
         keep_images: bool = False,
+        views: str | Views | None = None,
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold is a score in [0, 1], got {threshold}")
@@ -62,6 +66,8 @@ class LabelBatches:
         input_size(self.processor)
         self.network = MSLForImageClassification.from_pretrained(model)
         self.network.to(device, memory_format=torch.channels_last).eval()
+        self.views = views_of(views, self.network.config)
+        self.views.check(self.network, self.processor)
 
     def __call__(self, batch):
         """Columns of B rows -> the same without the images, and three more.
@@ -97,11 +103,11 @@ class LabelBatches:
         for number, image in enumerate(images):
             try:
                 image = _opened(image)
-                pixel_values[number] = resized(image, self.processor)
+                pixel_values[number] = look(image, self.views, self.processor, "the image")
             except DataError as error:
                 columns["error"][number] = str(error)
         if pixel_values:
-            scores = score(self.network, self.processor, list(pixel_values.values()), self.bf16)
+            scores = score(self.network, self.processor, list(pixel_values.values()), self.bf16, self.views)
             for number, row in zip(pixel_values, scores, strict=True):
                 found = named_labels(row, self.network.config, self.threshold, self.top_k)
                 columns["labels"][number], columns["scores"][number] = found
@@ -123,15 +129,26 @@ def _opened(image) -> Image.Image:
     return read_image({"image": image})
 
 
+def look(image: Image.Image, views: Views, processor, name: str) -> list[torch.Tensor]:
+    """What the network is given of an image: pixels (3, H, W) of every tile of every part.
+
+    Raises:
+        DataError: with the name, where the image is smaller than the tiles are many.
+    """
+    try:
+        return views.crops(image, resize_by(processor))
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
 def score(
-    network: MSLForImageClassification, processor, pixel_values: Sequence[torch.Tensor], bf16: bool
+    network: MSLForImageClassification, processor, crops: Sequence[list[torch.Tensor]], bf16: bool, views: Views
 ) -> torch.Tensor:
-    """(B, C) probabilities, on the CPU, of B > 0 images of (3, H, W) pixels each, as `resized` gives them."""
-    device = network.device
-    batch = torch.stack(list(pixel_values)).to(device, memory_format=torch.channels_last)
-    batch = normalized(batch, getattr(processor, "image_mean", None), getattr(processor, "image_std", None))
+    """(B, C) probabilities, on the CPU, of B > 0 images as `look` gives them."""
+    device, statistics = network.device, [getattr(processor, f"image_{name}", None) for name in ("mean", "std")]
+    batches = (torch.stack(tiles).to(device, memory_format=torch.channels_last) for tiles in zip(*crops, strict=True))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        return network(batch).logits.float().sigmoid().cpu()
+        return views.logits(network, [normalized(batch, *statistics) for batch in batches]).float().sigmoid().cpu()
 
 
 def named_labels(

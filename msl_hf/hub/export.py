@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..data.transforms import input_size
 from ..model import MSLForImageClassification
+from ..model.views_msl import views_of
 
 RUNNER = Path(__file__).parent / "run_onnx.py"  # goes into the folder of every ONNX export as it is
 ONNX_FILE, INT8_FILE, PROGRAM_FILE, DESCRIPTION_FILE = "model.onnx", "model_int8.onnx", "model.pt2", "model.json"
@@ -33,11 +34,12 @@ class _Logits(torch.nn.Module):
         return self.model(pixel_values).logits
 
 
-def describe(model: MSLForImageClassification, processor) -> dict:
-    """Labels, thresholds and preprocessing, as `model.json` holds them for programs without transformers.
+def describe(model: MSLForImageClassification, processor, any_size: bool = True) -> dict:
+    """Labels, thresholds, preprocessing and views, as `model.json` holds them for programs without transformers.
 
     Raises:
-        ExportError: where the image processor does what `model.json` cannot say.
+        ExportError: where the image processor does what `model.json` cannot say, or the model's views are of another
+            size than an export that takes one size alone.
     """
     config = model.config
     does = {name: getattr(processor, f"do_{name}", False) for name in ("resize", "rescale", "normalize")}
@@ -50,6 +52,12 @@ def describe(model: MSLForImageClassification, processor) -> dict:
         height, width = input_size(processor)
     except ValueError as error:
         raise ExportError(str(error)) from error
+    views = views_of(None, config)
+    other = [part for part in views.parts if part.size((height, width)) != (height, width)]
+    if other and not any_size:
+        raise ExportError(f"the model looks at images as {views}, and the export of this network takes images of "
+                          f"{height} x {width} pixels alone, not {other[0]}; export it with --views whole, or with "
+                          "tiles and mirror images without @")  # fmt: skip
     return {
         "labels": [config.id2label[index] for index in range(config.num_labels)],
         "thresholds": config.thresholds or [0.5] * config.num_labels,
@@ -58,6 +66,8 @@ def describe(model: MSLForImageClassification, processor) -> dict:
         "resample": Image.Resampling(processor.resample).name.lower(),
         "mean": list(processor.image_mean),
         "std": list(processor.image_std),
+        "views": str(views),
+        "any_size": any_size,
     }
 
 
@@ -95,7 +105,7 @@ def export_torch(model: MSLForImageClassification, processor, folder: str | os.P
     Raises:
         ExportError: where it exceeds 1e-4.
     """
-    folder = _prepare(model, processor, folder)
+    folder = _prepare(model, processor, folder, any_size)
     torch.export.save(export_program(model, any_size), folder / PROGRAM_FILE)
     program = torch.export.load(folder / PROGRAM_FILE).module()
     return _check(model, lambda images: program(torch.from_numpy(images)).detach().numpy(), any_size, PROGRAM_FILE)
@@ -110,7 +120,7 @@ def export_onnx(model: MSLForImageClassification, processor, folder: str | os.Pa
     Raises:
         ExportError: where it exceeds 1e-4.
     """
-    folder = _prepare(model, processor, folder)
+    folder = _prepare(model, processor, folder, any_size)
     program = export_program(model, any_size)
     names = {"input_names": ["pixel_values"], "output_names": ["logits"]}
     exported = torch.onnx.export(program, **names, dynamo=True, verbose=False, external_data=False)
@@ -171,8 +181,8 @@ def onnx_network(file: str | os.PathLike, threads: int | None = None):
     return lambda images: session.run(["logits"], {"pixel_values": images})[0]
 
 
-def _prepare(model: MSLForImageClassification, processor, folder: str | os.PathLike) -> Path:
-    folder, description = Path(folder), describe(model, processor)
+def _prepare(model: MSLForImageClassification, processor, folder: str | os.PathLike, any_size: bool) -> Path:
+    folder, description = Path(folder), describe(model, processor, any_size)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder

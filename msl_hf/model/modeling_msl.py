@@ -311,11 +311,7 @@ class MSLForImageClassification(PreTrainedModel):
         Raises:
             ValueError: saying why not.
         """
-        network = getattr(self.backbone, "timm_model", None)
-        if network is not None and hasattr(network, "blocks"):
-            _check_size(getattr(getattr(network, "patch_embed", None), "patch_size", None), height, width)
-        elif network is None and "swin" not in self.config.backbone_config.model_type:
-            _check_size(getattr(self.config.backbone_config, "patch_size", None), height, width)
+        _check_size(self._patch_size, height, width)
         training = self.training
         try:
             with torch.no_grad():
@@ -324,6 +320,21 @@ class MSLForImageClassification(PreTrainedModel):
             raise ValueError(f"the network cannot take images of {height} x {width} pixels ({error})") from error
         finally:
             self.train(training)
+
+    @property
+    def input_step(self) -> int:
+        """What sides of images should be a multiple of: of the patches of a ViT, else of 32 pixels."""
+        patch = self._patch_size
+        return 32 if patch is None else patch if isinstance(patch, int) else max(patch)
+
+    @property
+    def _patch_size(self) -> int | tuple[int, int] | None:
+        """Side of the patches that a network cuts images into without a rest; None of those that fill up."""
+        network = getattr(self.backbone, "timm_model", None)
+        if network is not None:
+            return getattr(network.patch_embed, "patch_size", None) if _cuts_patches(network) else None
+        config = self.config.backbone_config
+        return None if "swin" in config.model_type else getattr(config, "patch_size", None)
 
     @property
     def can_skip_removed_patches(self) -> bool:
@@ -432,14 +443,18 @@ def _check_size(patch_size: int | tuple[int, int] | None, height: int, width: in
                              f"the next ones are {below}{side + -side % step}")  # fmt: skip
 
 
+def _cuts_patches(network) -> bool:
+    return hasattr(network, "blocks") and hasattr(network, "patch_embed")
+
+
 def _adapt_timm_config(backbone_config, source, height: int, width: int) -> None:
     """Note in a timm configuration the input size, where the architecture is built for one."""
     import timm
 
     # Without weights the architecture still has to be asked what it can do; building it costs no download.
     network = source.timm_model if source is not None else timm.create_model(backbone_config.architecture)
-    if hasattr(network, "blocks"):
-        _check_size(getattr(getattr(network, "patch_embed", None), "patch_size", None), height, width)
+    if _cuts_patches(network):
+        _check_size(getattr(network.patch_embed, "patch_size", None), height, width)
     arguments = dict(backbone_config.model_args or {})
     if hasattr(network, "set_input_size"):
         arguments["img_size"] = [height, width]

@@ -75,11 +75,6 @@ class Part:
             crops.append(crop.flip(-1) if self.is_mirrored else crop)
         return crops
 
-    def logits(self, network: Callable, crops: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(B, C) from (B, 3, H, W) for every tile: of each class that of the tile where it is greatest."""
-        logits = [network(pixel_values=crop).logits for crop in crops]
-        return logits[0] if len(logits) == 1 else torch.stack(logits).amax(dim=0)
-
     def score_maps(self, network, crops: Sequence[torch.Tensor]) -> torch.Tensor:
         """(B, C, h, w) class score maps of the whole image: those of the tiles, and their mean where they overlap."""
         maps = [network.score_maps(crop) for crop in crops]
@@ -159,7 +154,7 @@ class Views:
 
     def logits(self, network: Callable, crops: Sequence[torch.Tensor]) -> torch.Tensor:
         """(B, C) logits from what `crops` gives, of several images stacked to (B, 3, H, W) each."""
-        return combined([part.logits(network, tiles) for part, tiles in self._by_part(crops)])
+        return combined([tile_logits(network, tiles) for _, tiles in self._by_part(crops)])
 
     def score_maps(self, network, crops: Sequence[torch.Tensor]) -> torch.Tensor:
         """(B, C, h, w) class score maps of the whole image: the mean of those of the parts.
@@ -196,20 +191,23 @@ class Views:
                 raise ValueError(f"the view {part}: {error}") from error
 
 
+def tile_logits(network: Callable, crops: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(B, C) from (B, 3, H, W) for every tile: of each class that of the tile where it is greatest."""
+    logits = [network(pixel_values=crop).logits for crop in crops]
+    return logits[0] if len(logits) == 1 else torch.stack(logits).amax(dim=0)
+
+
 def resized_by(processor) -> Callable[..., torch.Tensor]:
     """An image and `side` -> (3, H, W): the image processor, made to resize to another height where one is given."""
 
     def resize(image, side: int | None) -> torch.Tensor:
-        size = {} if side is None else {"size": size_for(processor, side)}
-        return processor(images=image, return_tensors="pt", **size)["pixel_values"][0]
+        if side is None:
+            return processor(images=image, return_tensors="pt")["pixel_values"][0]
+        height, width = Part(side=side).size((processor.size["height"], processor.size["width"]))
+        size = {"height": height, "width": width}
+        return processor(images=image, size=size, return_tensors="pt")["pixel_values"][0]
 
     return resize
-
-
-def size_for(processor, side: int) -> dict[str, int]:
-    """What an image processor takes as `size`, for a height of `side` in the proportion of its own size."""
-    height, width = Part(side=side).size((processor.size["height"], processor.size["width"]))
-    return {"height": height, "width": width}
 
 
 def combined(logits: Sequence):

@@ -18,8 +18,10 @@ from PIL import Image, ImageOps
 
 from ..data.images import read_image
 from ..data.schema import DataError
+from ..data.transforms import input_size
 from ..masks import MaskBank, apply_mask
 from ..model.pipeline_msl import labels_above
+from ..model.views_msl import Part, resized_by, views_of
 from .arguments import parse_flags
 from .errors import RunError
 from .inputs import load_trained, user_input
@@ -58,6 +60,7 @@ class Model:
         self.name = name
         self.network, self.processor = load_trained(path)
         self.network.eval()
+        self.views = views_of(None, self.network.config)
         self.labels = [self.network.config.id2label[index] for index in range(self.network.config.num_labels)]
 
     def predict(self, image: Image.Image, keep: np.ndarray) -> tuple[dict[str, float], str]:
@@ -68,7 +71,7 @@ class Model:
             keep: (H, W) bool at the image's size, False where it is hidden.
         """
         with torch.inference_mode():
-            scores = self.network(self._inputs(image, keep)).logits.sigmoid()[0]
+            scores = self.views.logits(self.network, self._inputs(image, keep)).sigmoid()[0]
         found = [self.labels[index] for index in labels_above(scores, self.network.config)]
         order = scores.argsort(descending=True)[:SHOWN].tolist()
         return {self.labels[index]: scores[index].item() for index in order}, ", ".join(found) or "nothing"
@@ -76,19 +79,25 @@ class Model:
     def overlay(self, image: Image.Image, keep: np.ndarray, label: str) -> Image.Image:
         """The image as the model sees it, with the map of where the evidence for the label lies."""
         with torch.inference_mode():
-            score_map = self.network.score_maps(self._inputs(image, keep))[0, self.labels.index(label)].float().numpy()
+            maps = self.views.score_maps(self.network, self._inputs(image, keep))
+        score_map = maps[0, self.labels.index(label)].float().numpy()
         low, high = score_map.min(), score_map.max()
         heat = Image.fromarray(((score_map - low) / max(high - low, 1e-6) * 255).astype(np.uint8))
         heat = np.asarray(heat.resize(image.size, Image.Resampling.BILINEAR)) / 255
         colours = matplotlib.colormaps["magma"](heat)[..., :3] * 255
         return Image.fromarray((0.5 * np.asarray(hide(image, keep)) + 0.5 * colours).astype(np.uint8))
 
-    def _inputs(self, image: Image.Image, keep: np.ndarray) -> torch.Tensor:
-        pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
-        size = pixel_values.shape[-2:][::-1]
-        keep = np.asarray(Image.fromarray(keep).resize(size, Image.Resampling.NEAREST))
-        mask = torch.from_numpy(keep.copy())[None, None]
-        return apply_mask(pixel_values, mask, self.processor.image_mean, self.processor.image_std)
+    def _inputs(self, image: Image.Image, keep: np.ndarray) -> list[torch.Tensor]:
+        """(1, 3, H, W) of all that the model looks at."""
+        images = self.views.crops(image, resized_by(self.processor))
+        keeps = self.views.crops(Image.fromarray(keep), self._resized_mask)
+        statistics = self.processor.image_mean, self.processor.image_std
+        return [apply_mask(pixels[None], mask[None], *statistics) for pixels, mask in zip(images, keeps, strict=True)]
+
+    def _resized_mask(self, keep: Image.Image, side: int | None) -> torch.Tensor:
+        height, width = Part(side=side).size(input_size(self.processor))
+        keep = np.asarray(keep.resize((width, height), Image.Resampling.NEAREST))
+        return torch.from_numpy(keep.copy())[None]
 
 
 def hide(image: Image.Image, keep: np.ndarray) -> Image.Image:

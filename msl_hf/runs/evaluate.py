@@ -5,10 +5,12 @@ r"""Measure trained models, side by side: metrics, robustness to masks, AP by ob
         --hole_ratio 0.01 0.1 0.1 0.2 0.2 0.3 0.3 0.4 0.4 0.5 0.5 0.6 --output_dir outputs/both
 
 Masks depend on the seed and the position of an image alone: every model sees the same ones, which none was trained
-with. --tune_thresholds val finds the best threshold of each class on split val and stores it in the models' config.
+with. --tune_thresholds val finds the best threshold of each class on split val and stores it in the models' config;
+--tune_views val does so, too, and before finds the best way to look at images that costs at most --view_cost passes.
 """
 
 import importlib.metadata
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +22,13 @@ from ..data.files import split_name
 from ..data.images import image_files
 from ..data.schema import class_names_of, column
 from ..data.transforms import ImageDataset, input_size
-from ..evaluation.breakdown import breakdown
+from ..evaluation.breakdown import breakdown, mean_average_precisions, resample_counts
 from ..evaluation.figures import plot_breakdown, plot_robustness
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
 from ..evaluation.robustness import MaskedDataset
 from ..evaluation.thresholds import tune_thresholds
+from ..evaluation.views import view_scores
+from ..model.views_msl import Views, views_of
 from .arguments import IGNORED_AS_NEGATIVE_HELP, parse_flags
 from .errors import RunError
 from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
@@ -42,13 +46,23 @@ from .models import (
 )
 from .output import check_results_folder, command_line, draw, write_json
 from .speed import measure_inference
+from .views import VIEW_COST_HELP, print_views, tune_views
 
 
 @dataclass
 class EvaluateArguments(ComparisonArguments):
     """What to measure beside the metrics."""
 
-    flip_tta: bool = field(default=False, metadata={"help": "Average over each image and its mirror image."})
+    views: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Ways to look at an image, side by side, such as whole@256 whole@224+2x2@160; default: the "
+                          "model's own, where it has one."},
+    )  # fmt: skip
+    tune_views: str | None = field(
+        default=None,
+        metadata={"help": "Choose among --views (or usual ones) on this split, and store the best in the config."},
+    )
+    view_cost: float = field(default=4.0, metadata={"help": VIEW_COST_HELP})
     tune_thresholds: str | None = field(
         default=None,
         metadata={"help": "Tune per-class thresholds on this split and store them in the models' config."},
@@ -81,27 +95,34 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         hole_ratios = arguments.hole_ratios
         datasets = load_data(arguments)
         split, dataset = choose_split(datasets, arguments.split, arguments)
-        tuning = None if arguments.tune_thresholds is None else _tuning_split(datasets, split, dataset, arguments)
+        given = [Views.parse(view) for view in arguments.views]
+        tuning = _tuning_split(datasets, split, dataset, arguments)
         class_names = class_names_of(dataset)
         models = load_models(arguments.model, class_names)
         sizes = [input_size(model.processor) for model in models]
         banks = [held_out_masks(arguments, interval) for interval in hole_ratios]
+        for view, model in itertools.product(given, models):
+            view.check(model.network, model.processor)
     targets = split_targets(dataset)
     objects = column(dataset, "objects") if "objects" in dataset.features else None
     results = {}
     for model, size in zip(models, sizes, strict=True):
-        predict = Predictor(model, arguments, arguments.flip_tta)
+        predict = Predictor(model, arguments)
         images = ImageDataset(dataset, model.processor, normalize=False)
-        scores = predict(images)
-        result = {"path": model.path, "clean": _metrics(scores, targets, arguments)}
-        result["masks_seen_in_training"] = has_seen(model, arguments.masks)
+        result: dict = {"path": model.path}
         if tuning is not None:
-            tuning_scores = predict(ImageDataset(tuning, model.processor, normalize=False))
-            tuned = tune_thresholds(tuning_scores, split_targets(tuning))
-            _store_thresholds(model, tuned)
+            result |= _tune(model, predict, tuning, arguments, given)
+        own = views_of(None, model.network.config)
+        views = list(dict.fromkeys([*given, own])) if given or str(own) != "whole" else []
+        by_view = view_scores(predict.logits, images, [Views.parse("whole"), *views])
+        scores = by_view["whole"]
+        result["clean"] = _metrics(scores, targets, arguments)
+        result["masks_seen_in_training"] = has_seen(model, arguments.masks)
         if model.network.config.thresholds is not None:
             result["thresholds"] = [model.network.config.thresholds[index] for index in model.columns]
-            result["clean_own_thresholds"] = _metrics(scores, targets, arguments, np.array(result["thresholds"]))
+            own_thresholds = np.array(result["thresholds"])
+            # Of the model as it is used: through its own view, which they were tuned for.
+            result["clean_own_thresholds"] = _metrics(by_view[str(own)], targets, arguments, own_thresholds)
         result["per_class_AP"] = {
             name: None if np.isnan(value) else float(value)
             for name, value in zip(class_names, average_precisions(scores, targets), strict=True)
@@ -111,12 +132,21 @@ def evaluate(arguments: EvaluateArguments) -> dict:
              **_metrics(predict(_masked(images, bank, model, arguments)), targets, arguments)}
             for interval, bank in zip(hole_ratios, banks, strict=True)
         ]  # fmt: skip
-        result["breakdown"] = breakdown(
-            scores, targets, objects, tuple(arguments.size_limits), arguments.num_bootstrap, arguments.seed
-        )
+        result["breakdown"] = _breakdown(scores, targets, objects, arguments)
         device, batch_size = predict.trainer.args.device, arguments.per_device_eval_batch_size
+        result["views"] = {}
+        for view in views:
+            speed = measure_inference(model.network, size, device, batch_size, view)
+            result["views"][str(view)] = {
+                "cost": view.cost(size),
+                "images_per_second": speed["images_per_second"],
+                **_metrics(by_view[str(view)], targets, arguments),
+                "breakdown": _breakdown(by_view[str(view)], targets, objects, arguments),
+            }
         result["speed"] = measure_inference(model.network, size, device, batch_size)
         results[model.name] = result
+    for result in results.values():
+        _compare_with_first(result["views"])
     _compare_with_first(results)
     report = {
         "dataset": arguments.data_dir or "generated scenes",
@@ -126,7 +156,6 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         "mask_fill": arguments.mask_fill,
         "ignored_as_negative": arguments.ignored_as_negative,
         "seed": arguments.seed,
-        "flip_tta": arguments.flip_tta,
         "models": results,
         "command": command_line(),
         "hardware": describe_hardware(predict.trainer.args),
@@ -153,14 +182,45 @@ def _check(arguments: EvaluateArguments) -> None:
 
 
 def _tuning_split(datasets, split: str, dataset, arguments: EvaluateArguments):
-    name, tuning = choose_split(datasets, arguments.tune_thresholds, arguments)
+    """The images to tune on, None where nothing is to be tuned."""
+    asked = {"tune_views": arguments.tune_views, "tune_thresholds": arguments.tune_thresholds}
+    flag = next((flag for flag, name in asked.items() if name is not None), None)
+    if flag is None:
+        return None
+    name, tuning = choose_split(datasets, asked[flag], arguments)
     shared = image_files(tuning).keys() & image_files(dataset)
     if split_name(name) == "test" or name == split or shared:
-        raise RunError(f"--tune_thresholds {name} would tune on images that are measured on; name a held-out split")
+        raise RunError(f"--{flag} {name} would tune on images that are measured on; name a held-out split")
     remote = [path for path in arguments.model if not Path(path).is_dir()]
     if remote:
-        raise RunError(f"{remote[0]}: thresholds are stored in a model folder's config.json; download the model first")
+        raise RunError(f"{remote[0]}: what is tuned is stored in a model folder's config.json; download the model "
+                       "first")  # fmt: skip
     return tuning
+
+
+def _tune(model: TrainedModel, predict: Predictor, tuning, arguments: EvaluateArguments, given: list[Views]) -> dict:
+    """Tune what is to be tuned, and store it in the configuration; what `metrics.json` holds of it."""
+    images, targets = ImageDataset(tuning, model.processor, normalize=False), split_targets(tuning)
+    if arguments.tune_views is None:
+        own = views_of(None, model.network.config)
+        scores = view_scores(predict.logits, images, [own])[str(own)]
+        _store(model, tune_thresholds(scores, targets))
+        return {}
+    choice = tune_views(predict.logits, images, targets, model.network, arguments.view_cost, given)
+    _store(model, choice.thresholds, choice.view)
+    print_views(choice, f"{arguments.tune_views}, {model.name}")
+    return {"tuned_views": choice.rows}
+
+
+def _breakdown(scores: np.ndarray, targets: np.ndarray, objects, arguments: EvaluateArguments) -> dict:
+    """AP by groups, and mAP of all images, with what the bootstrap gives for each of them."""
+    weights = resample_counts(len(targets), arguments.num_bootstrap, arguments.seed)
+    samples = mean_average_precisions(scores, targets, weights)
+    groups = breakdown(scores, targets, objects, tuple(arguments.size_limits), arguments.num_bootstrap, arguments.seed)
+    mean = float(np.nanmean(average_precisions(scores, targets)))
+    row = {"AP": mean, "interval": np.nanpercentile(samples, [2.5, 97.5]).tolist(), "samples": samples,
+           "positives": int((targets == 1).sum())}  # fmt: skip
+    return {**groups, "mAP": {"all images": row}}
 
 
 def _metrics(
@@ -179,19 +239,25 @@ def _masked(images: ImageDataset, bank, model: TrainedModel, arguments: Evaluate
     return MaskedDataset(images, bank, processor.image_mean, processor.image_std, arguments.seed, arguments.mask_fill)
 
 
-def _store_thresholds(model: TrainedModel, tuned: np.ndarray) -> None:
-    """Into the configuration in memory and the config.json of the model folder; other classes keep what they have."""
+def _store(model: TrainedModel, tuned: np.ndarray, view: str | None = None) -> None:
+    """Thresholds, and the view, into the configuration in memory and the config.json of the model folder.
+
+    Other classes keep the thresholds that they have.
+    """
     config = model.network.config
     thresholds = list(config.thresholds or [0.5] * config.num_labels)
     for index, threshold in zip(model.columns, tuned, strict=True):
         thresholds[index] = float(threshold)
-    config.thresholds = thresholds
+    config.thresholds, config.views = thresholds, config.views if view is None else view
     file = Path(model.path) / "config.json"
-    write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "thresholds": thresholds})
+    known = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, {**known, "thresholds": thresholds, "views": config.views})
 
 
 def _compare_with_first(results: dict) -> None:
-    """Beside each figure by groups its difference to the first model, over the same bootstrap samples."""
+    """Beside each figure by groups its difference to the first model or view, over the same bootstrap samples."""
+    if not results:
+        return
     first = next(iter(results.values()))["breakdown"]
     for result in reversed(results.values()):
         for name, groups in result["breakdown"].items():
@@ -230,11 +296,31 @@ def _print(report: dict) -> None:
             for model, result in models.items():
                 print(f"   {model} {_interval(result['breakdown'][name][group])}", end="")
             print()
+    for name, result in models.items():
+        if result["views"]:
+            _print_views(name, result["views"])
     print(f"\nSpeed of the network alone on {report['hardware']}:")
     for name, result in models.items():
         speed = result["speed"]
         print(f"{name}: {speed['latency_ms']:.1f} ms an image (95 % below {speed['latency_ms_p95']:.1f}), "
               f"{speed['images_per_second']:.0f} images/s in batches of {speed['batch_size']}")  # fmt: skip
+
+
+def _print_views(name: str, views: dict) -> None:
+    """One line a view, and below it AP of the groups; in brackets the difference to the first view."""
+    width = max(len(view) for view in views) + 2
+    print(f"\nViews of {name} (cost: pixels, as a multiple of those of the plain pass):")
+    print(f"{'view':<{width}}{'cost':>6}{'images/s':>10}" + "".join(f"{metric:>7}" for metric in METRIC_NAMES))
+    for view, row in views.items():
+        figures = "".join(f"{100 * row[metric]:7.1f}" for metric in METRIC_NAMES)
+        print(f"{view:<{width}}{row['cost']:6.2f}{row['images_per_second']:10.0f}{figures}")
+    first = next(iter(views.values()))["breakdown"]
+    for kind, groups in first.items():
+        for group in groups if isinstance(groups, dict) else ():
+            print(f"{kind:<11}{group:<15}", end="")
+            for view, row in views.items():
+                print(f"   {view} {_interval(row['breakdown'][kind][group])}", end="")
+            print()
 
 
 def _extremes(result: dict) -> str:

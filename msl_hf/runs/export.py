@@ -30,6 +30,7 @@ from ..hub.export import (
     quantize_onnx,
     takes_any_size,
 )
+from ..model.views_msl import views_of
 from .arguments import parse_flags
 from .errors import RunError
 from .hardware import choose_workers, keep_freed_memory, set_cpu_threads
@@ -48,6 +49,11 @@ class ExportArguments(ComparisonArguments):
         default_factory=lambda: ["onnx"],
         metadata={"help": "onnx, int8 (ONNX in 8 bits, calibrated and measured on images), torch (torch.export)."},
     )
+    views: str | None = field(
+        default=None,
+        metadata={"help": "How the runner looks at images, such as whole@256 or whole+2x2; default: as the model's "
+                          "config says."},
+    )  # fmt: skip
     calibration_split: str = field(default="train", metadata={"help": "Split that calibrates int8."})
     calibration_images: int = field(default=256, metadata={"help": "How many of its images."})
 
@@ -70,6 +76,9 @@ def export(arguments: ExportArguments) -> dict:
     check_results_folder(folder, "largest_difference_of_a_logit")
     with user_input():
         network, processor = load_trained(arguments.model[0])
+        views = views_of(arguments.views, network.config)
+        views.check(network, processor)
+        network.config.views = str(views)
     any_size = takes_any_size(network)
     report: dict = {"model": arguments.model[0], "any_size": any_size, "largest_difference_of_a_logit": {}}
     try:

@@ -154,17 +154,20 @@ def held_out_masks(arguments: ComparisonArguments, hole_ratio: tuple[float, floa
     return mask_bank(arguments.masks, arguments.mask_hole, hole_ratio).split(0.5)[1]
 
 
+def _pixels_alone(items: list[dict]) -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
+
+
 class Predictor:
     """Scores of one model, on as many processes as were launched.
 
     Args:
         model: The model.
         arguments: Batch size, precision and device.
-        flip_tta: Average the probabilities of each image and of its mirror image.
     """
 
-    def __init__(self, model: TrainedModel, arguments: ComparisonArguments, flip_tta: bool = False):
-        self.columns, self.flip_tta = model.columns, flip_tta
+    def __init__(self, model: TrainedModel, arguments: ComparisonArguments):
+        self.columns = model.columns
         training = MSLTrainingArguments(
             output_dir=arguments.output_dir,
             per_device_eval_batch_size=arguments.per_device_eval_batch_size,
@@ -176,21 +179,19 @@ class Predictor:
             loss_weights=[1.0, 0.0, 0.0],
             report_to="none",
         )
-        self.trainer = MSLTrainer(model=model.network, args=training, processing_class=model.processor)
+        self.trainer = MSLTrainer(
+            model=model.network,
+            args=training,
+            processing_class=model.processor,
+            data_collator=_pixels_alone,
+        )
         if training.dataloader_num_workers and self.trainer.is_world_process_zero():
             print(describe_workers(training.dataloader_num_workers))
 
     def __call__(self, images: torch.utils.data.Dataset) -> np.ndarray:
         """(N, C) probabilities of the data's classes."""
-        scores = self._scores(images, flip=False)
-        return (scores + self._scores(images, flip=True)) / 2 if self.flip_tta else scores
+        return probabilities(self.logits(images))
 
-    def _scores(self, images: torch.utils.data.Dataset, flip: bool) -> np.ndarray:
-        def collate(items: list[dict]) -> dict[str, torch.Tensor]:
-            pixel_values = torch.stack([item["pixel_values"] for item in items])
-            pixel_values = pixel_values.flip(-1) if flip else pixel_values
-            return {"pixel_values": pixel_values}
-
-        self.trainer.eval_data_collator = collate
-        logits = self.trainer.predict(images).predictions
-        return probabilities(logits)[:, self.columns]
+    def logits(self, images: torch.utils.data.Dataset) -> np.ndarray:
+        """(N, C) logits of the data's classes."""
+        return self.trainer.predict(images).predictions[:, self.columns]

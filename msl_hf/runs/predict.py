@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ..data.files import images_below, printable, text_lines
 from ..data.schema import column
+from ..model.views_msl import Views
 from .arguments import parse_flags
 from .errors import RunError
 from .hardware import choose_workers
@@ -89,7 +90,8 @@ def predict(arguments: PredictArguments) -> dict:
         if state.is_main_process:
             stack.enter_context(locked(output.with_name(f".{output.name}.lock")))
         done = {rows.key(name): row for name, row in _done(output).items()}
-        source = _Images(rows, processor, done, state.process_index, state.num_processes)
+        views = Views.parse(arguments.views)
+        source = _Images(rows, processor, views, done, state.process_index, state.num_processes)
         state.wait_for_everyone()  # all have read what is done before anyone writes
         if state.is_main_process:
             stack.enter_context(_noted(output, settings))
@@ -239,14 +241,14 @@ def _dataset_rows(arguments: PredictArguments) -> _Files | _Rows:
 class _Images(IterableDataset):
     """This process's and worker's share of the rows that are not done, or have changed since.
 
-    Items are (name, (stamp, pixel values, or the message why there are none)).
+    Items are (name, (stamp, what the network is given, or the message why there is none)).
     """
 
-    def __init__(self, rows: Iterable[dict], processor, done: dict, rank: int, num_ranks: int):
-        self.rows, self.processor, self.done = rows, processor, done
+    def __init__(self, rows: Iterable[dict], processor, views: Views, done: dict, rank: int, num_ranks: int):
+        self.rows, self.processor, self.views, self.done = rows, processor, views, done
         self.rank, self.num_ranks = rank, num_ranks
 
-    def __iter__(self) -> Iterator[tuple[str, tuple[str | None, torch.Tensor | str]]]:
+    def __iter__(self) -> Iterator[tuple[str, tuple[str | None, list[torch.Tensor] | str]]]:
         worker = get_worker_info()
         share, shares = self.rank, self.num_ranks
         if worker is not None:
@@ -256,7 +258,7 @@ class _Images(IterableDataset):
                 continue
             earlier = self.done.get(self.rows.key(row["name"]))
             if earlier is None or earlier.get("stamp") not in (None, stamp(row["image"])):
-                yield read_pixels(row, self.processor)
+                yield read_pixels(row, self.processor, self.views)
 
 
 def _beside(output: Path, ending: str) -> Path:

@@ -18,8 +18,9 @@ from ..data.files import is_image, is_utf8, printable, walk
 from ..data.images import read_image, set_max_pixels
 from ..data.readers import FORMATS as DATA_FORMATS
 from ..data.schema import DataError, undecoded
-from ..data.transforms import input_size, resized
-from ..hub.batches import named_labels, score
+from ..data.transforms import input_size
+from ..hub.batches import look, named_labels, score
+from ..model.views_msl import Views, views_of
 from .arguments import MAX_PIXELS_HELP, WORKERS_HELP
 from .errors import RunError
 from .hardware import set_cpu_threads
@@ -28,7 +29,7 @@ from .output import check_folder
 from .reading import ReadingArguments, format_of, read_data
 
 # What an interrupted run must have in common with the one that goes on.
-DECISIONS = ("model", "dataset", "split", "threshold", "top_k", "bf16")
+DECISIONS = ("model", "dataset", "split", "threshold", "top_k", "bf16", "views")
 
 
 @dataclass
@@ -57,6 +58,11 @@ class PredictArguments(ReadingArguments):
         default=None, metadata={"help": "Least score of a label; default: the model's own thresholds, else 0.5."}
     )
     top_k: int | None = field(default=None, metadata={"help": "At most so many labels of an image."})
+    views: str | None = field(
+        default=None,
+        metadata={"help": "How an image is looked at, such as whole@224+2x2@160; whole is the plain pass; default: "
+                          "what the model's config says."},
+    )  # fmt: skip
     batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
     num_workers: int | None = field(default=None, metadata={"help": WORKERS_HELP})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
@@ -75,6 +81,9 @@ def start(arguments: PredictArguments, folder: Path):
         check_folder(folder)
         network, processor = load_trained(arguments.model)
         input_size(processor)
+        views = views_of(arguments.views, network.config)
+        views.check(network, processor)
+        arguments.views = str(views)
     return state, network, processor
 
 
@@ -165,15 +174,15 @@ def tables(stream, size: int) -> Iterator:
     return stream.with_format("arrow").iter(batch_size=size)
 
 
-def read_pixels(row: dict, processor) -> tuple[str, tuple[str | None, torch.Tensor | str]]:
-    """(name, (stamp, pixel values, or the message why there are none)) of a row of `name`, `image`, perhaps `crop`."""
+def read_pixels(row: dict, processor, views: Views) -> tuple[str, tuple[str | None, list[torch.Tensor] | str]]:
+    """(name, (stamp, what the network is given, or why there is none)) of a row of `name`, `image`, perhaps `crop`."""
     name, noted = row["name"], stamp(row["image"])
     try:
         if not is_utf8(name):
             raise DataError(f"{printable(name)}: its name is not UTF-8, as the output is; rename it")
         if row["image"] is None:
             raise DataError(f"{name}: there is no image in this row")
-        return name, (noted, resized(read_image(row), processor))
+        return name, (noted, look(read_image(row), views, processor, name))
     except DataError as error:
         return printable(name), (noted, str(error))
 
@@ -194,7 +203,8 @@ def predict_batch(items: Sequence, network, processor, arguments: PredictArgumen
     """Of each item of `read_pixels`, in order, a row: `image`, and `labels`, `scores`, `stamp`, or `error`."""
     readable = [(name, read[1]) for name, read in items if not isinstance(read[1], str)]
     if readable:
-        scores = score(network, processor, [pixels for _, pixels in readable], arguments.bf16)
+        views = Views.parse(arguments.views)
+        scores = score(network, processor, [crops for _, crops in readable], arguments.bf16, views)
         if scores.isnan().any():
             name = readable[scores.isnan().any(dim=1).nonzero()[0].item()][0]
             raise RunError(f"{name}: its scores are no numbers; the model cannot compute with its pixels"

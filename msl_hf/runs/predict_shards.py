@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from ..data.files import listed, printable
+from ..model.views_msl import Views
 from .errors import RunError
 from .hardware import choose_workers
 from .inputs import user_input
@@ -263,7 +264,7 @@ class Steps(IterableDataset):
     Args:
         inputs: Of each, iteration gives handles of its images, and `row(handle)` what `read_pixels` takes.
         processor: The model's image processor.
-        arguments: `rows_per_shard` and `batch_size` are used.
+        arguments: `rows_per_shard`, `batch_size` and `views` are used.
         done: The shards that were there when the run began: what is seen later would differ between workers.
         rank: Number of this process.
         num_ranks: How many processes there are.
@@ -280,6 +281,7 @@ class Steps(IterableDataset):
     ):
         self.inputs, self.processor, self.done = inputs, processor, done
         self.size, self.batch_size = arguments.rows_per_shard, arguments.batch_size
+        self.views = Views.parse(arguments.views or "whole")
         self.rank, self.num_ranks = rank, num_ranks
         # Reading a file of a stream to its end may take long; lists and folders are compared with their shards.
         self.finished = _finished(done, self.size) if isinstance(inputs, _Streams) else set()
@@ -292,7 +294,7 @@ class Steps(IterableDataset):
             share, shares, number, workers = share * workers + number, shares * workers, 0, 1
         for file, chunk, content in itertools.islice(self._steps(share, shares), number, None, workers):
             if isinstance(content, map):
-                content = [read_pixels(row, self.processor) for row in content]
+                content = [read_pixels(row, self.processor, self.views) for row in content]
             yield file, chunk, content
 
     def _steps(self, share: int, shares: int) -> Iterator[tuple[int, int, map | Whole | None]]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from ..model.views_msl import Views
+
 
 def time_calls(
     call: Callable[[], object], device: torch.device, min_calls: int = 5, seconds: float = 1.0, warm_up: int = 2
@@ -30,7 +32,13 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def measure_inference(network: torch.nn.Module, size: tuple[int, int], device: torch.device, batch_size: int) -> dict:
+def measure_inference(
+    network: torch.nn.Module,
+    size: tuple[int, int],
+    device: torch.device,
+    batch_size: int,
+    views: Views | None = None,
+) -> dict:
     """Latency of one image and throughput of a batch, of the network alone.
 
     Args:
@@ -38,20 +46,24 @@ def measure_inference(network: torch.nn.Module, size: tuple[int, int], device: t
         size: (H, W) of the input in pixels.
         device: Where the network is.
         batch_size: Images in a batch of the throughput.
+        views: How the images are looked at; None is the plain pass.
 
     Returns:
         `latency_ms` (median), `latency_ms_p95`, `images_per_second` and `batch_size`.
     """
     network.eval()
+    views = views or Views.parse("whole")
 
-    def run(images: torch.Tensor) -> Callable[[], object]:
-        return lambda: network(images)
+    def run(count: int, memory_format: torch.memory_format) -> Callable[[], object]:
+        sizes = views.sizes(size)
+        crops = [
+            torch.randn(count, 3, *size_, device=device).contiguous(memory_format=memory_format) for size_ in sizes
+        ]
+        return lambda: views.logits(network, crops)
 
     with torch.inference_mode():
-        one, batch = (torch.randn(count, 3, *size, device=device) for count in (1, batch_size))
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        latencies = time_calls(run(one), device, min_calls=20)
-        batches = time_calls(run(batch), device)
+        latencies = time_calls(run(1, torch.contiguous_format), device, min_calls=20)
+        batches = time_calls(run(batch_size, torch.channels_last), device)
     return {
         "latency_ms": 1000 * statistics.median(latencies),
         "latency_ms_p95": 1000 * sorted(latencies)[int(0.95 * (len(latencies) - 1))],

@@ -29,6 +29,7 @@ from ..evaluation.metrics import metrics_from_logits
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
 from ..model import MSLForImageClassification
+from ..model.views_msl import tile_logits
 from .adapters import (
     add_adapters,
     freeze_namesakes,
@@ -354,13 +355,18 @@ class MSLTrainer(Trainer):
     def _normalized(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with its images as the network takes them: in uint8 they have come to the device."""
         pixel_values = inputs["pixel_values"]
-        if self.args.channels_last:
+        if self.args.channels_last and pixel_values.dim() == 4:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         return {**inputs, "pixel_values": normalized(pixel_values, self.image_mean, self.image_std)}
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As in `Trainer`, of images in uint8, too."""
-        return super().prediction_step(model, self._normalized(inputs), prediction_loss_only, ignore_keys)
+        """As in `Trainer`, of images in uint8, too, and of tiles (B, T, 3, H, W), which have no loss."""
+        inputs = self._normalized(inputs)
+        if inputs["pixel_values"].dim() < 5:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = tile_logits(model, inputs["pixel_values"].unbind(1))
+        return None, logits, inputs.get("labels")
 
     def _check_finite(self, weights: bool = False) -> None:
         """Stop where a loss since the last look, or the weights, are no numbers: with the words that help."""

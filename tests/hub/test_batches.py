@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
+from msl_hf import MSLForImageClassification
 from msl_hf.data import build_processor
 from msl_hf.hub import LabelBatches
 
@@ -60,6 +61,21 @@ def test_labels_as_the_pipeline_gives_them(kind, photos):
         assert found["labels"][number] == [entry["label"] for entry in expected] and found["error"][number] is None
         assert found["scores"][number] == pytest.approx([entry["score"] for entry in expected], abs=1e-4)
     assert 0 < sum(len(labels or []) for labels in found["labels"]) < 12  # the threshold chose
+
+
+def test_images_are_looked_at_as_asked(photos):
+    model = MSLForImageClassification.from_pretrained(photos / "model").eval()
+    images = [Image.open(file) for file in files(photos) if file.stem != str(BROKEN)]
+    batch = {"image": of_objects([np.asarray(image) for image in images])}
+    found = LabelBatches(photos / "model", threshold=0, device="cpu", views="whole@64+2x2")(batch)
+    expected = model.view_logits(images, build_processor(None, 32), "whole@64+2x2").sigmoid()
+    for row, scores in zip(expected, found["scores"], strict=True):
+        assert scores == pytest.approx(row.sort(descending=True).values.tolist(), abs=1e-5)
+    tiny = {"image": of_objects([np.zeros((1, 9, 3), np.uint8)])}
+    found = LabelBatches(photos / "model", device="cpu", views="2x2")(tiny)
+    assert "the image: the view 2x2 cuts finer than the image of 9 x 1 pixels" in found["error"][0]
+    with pytest.raises(ValueError, match="image_size 36 is no multiple"):
+        LabelBatches(photos / "model", views="whole@36")
 
 
 def test_images_of_one_size_come_as_one_array(photos):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 
@@ -53,12 +54,51 @@ def test_runner_in_a_process_without_torch(tiny_model, processor, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     expected = pipeline("multi-label-image-classification", model=str(tmp_path / "model"))(tmp_path / "photo.png")
+    assert len(expected) < 3
     found = json.loads(done.stdout)
     assert list(found) == [entry["label"] for entry in expected] and len(found) >= 1
     assert list(found.values()) == pytest.approx([entry["score"] for entry in expected], abs=5e-3)
     command = [sys.executable, str(tmp_path / "onnx" / "run_onnx.py"), str(tmp_path / "photo.png")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert f"{next(iter(found))} {next(iter(found.values())):.2f}" in done.stdout
+
+
+@pytest.mark.parametrize("views", ["whole", "whole@96+mirror", "2x3@64", "1x2@96+whole"])
+def test_the_runner_looks_at_images_as_the_model_does(views, tiny_model, processor, tmp_path):
+    """Of two images of different sizes, by what model.json says and by what it is told."""
+    model = tiny_model("timm_resnet", image_size=64, head="linear").eval()
+    torch.manual_seed(0)
+    model.head.weight.data.normal_(std=1e6)  # features of this tiny network are as small
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)).resize(size)
+              for size in ((100, 70), (130, 70))]  # fmt: skip
+    expected = model.view_logits(images, processor, views)
+    for stored, told in (("whole", views), (views, None)):
+        model.config.views = stored
+        export.export_onnx(model, processor, tmp_path, any_size=True)
+        classify = runpy.run_path(str(tmp_path / "run_onnx.py"))["Classifier"](tmp_path / "model.onnx", told)
+        np.testing.assert_allclose(classify.logits(images), expected, atol=0.05)
+    plain = model.view_logits(images, processor, "whole")
+    assert views == "whole" or (expected - plain).abs().max() > 0.1
+    with pytest.raises(ValueError, match="4 x 9 tiles are more than an image of 5 x 5 pixels has"):
+        runpy.run_path(str(tmp_path / "run_onnx.py"))["boxes"](5, 5, 4, 9)
+
+
+def test_views_of_a_network_of_one_size(tiny_model, processor, tmp_path):
+    model = tiny_model("timm_vit", image_size=64).eval()
+    model.config.views = "whole@96+2x2"
+    with pytest.raises(ExportError, match="64 x 64 pixels alone, not whole@96; export it with --views whole, or"):
+        export.export_onnx(model, processor, tmp_path, any_size=False)
+    model.config.views = "mirror+2x2@64"
+    export.export_onnx(model, processor, tmp_path, any_size=False)
+    runner = runpy.run_path(str(tmp_path / "run_onnx.py"))["Classifier"]
+    image = Image.effect_noise((100, 80), 80).convert("RGB")
+    found = runner(tmp_path / "model.onnx").logits([image])
+    np.testing.assert_allclose(found, model.view_logits([image], processor), atol=0.05)
+    with pytest.raises(ValueError, match="'whole@96': the network takes images of 64 x 64 pixels alone"):
+        runner(tmp_path / "model.onnx", "whole@96")
+    with pytest.raises(ValueError, match="'2by2' is none of whole"):
+        runner(tmp_path / "model.onnx", "2by2")
 
 
 def test_torch_program(tiny_model, processor, tmp_path):

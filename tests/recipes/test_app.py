@@ -63,6 +63,21 @@ def test_prediction_of_a_masked_photograph(app, folders):
     assert overlay.shape == (300, 400, 3) and overlay[:, :150].mean() < overlay[:, 250:].mean()
 
 
+def test_the_page_looks_at_a_photograph_as_its_model_does(app, folders):
+    model, image = app.Model("MSL", str(folders / "msl")), Image.open(folders / "photo.png").convert("RGB")
+    model.network.config.views = "whole@64+2x2"
+    model.network.save_pretrained(folders / "msl")
+    model, keep = app.Model("MSL", str(folders / "msl")), np.ones((image.height, image.width), dtype=bool)
+    expected = model.network.view_logits([image], model.processor).sigmoid()[0]
+    scores = model.predict(image, keep)[0]
+    assert [scores[label] for label in model.labels] == pytest.approx(expected.tolist(), abs=1e-5)
+    keep[:150, :200] = False
+    hidden = model.network.view_logits([app.hide(image, keep)], model.processor).sigmoid()[0]
+    scores = model.predict(image, keep)[0]
+    assert [scores[label] for label in model.labels] == pytest.approx(hidden.tolist(), abs=0.05)
+    assert model.overlay(image, keep, "cat").size == image.size
+
+
 def test_what_is_painted_is_hidden(app, folders):
     image = app.open_photograph(str(folders / "photo.png"))
     keep = np.random.default_rng(1).random((image.height, image.width)) > 0.3

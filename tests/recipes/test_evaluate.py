@@ -18,6 +18,8 @@ from trees import ATTRIBUTES, make_coco, make_wider
 from msl_hf import MaskBank, MSLForImageClassification, apply_mask, multilabel_metrics
 from msl_hf.data import build_processor, load_voc
 from msl_hf.data.scenes import CLASS_NAMES
+from msl_hf.data.schema import make_targets
+from msl_hf.evaluation.thresholds import tune_thresholds
 from msl_hf.masks import counter_generator
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "evaluate.py")
@@ -78,28 +80,90 @@ def test_two_models_side_by_side(run, saved, scenes, tmp_path, capsys):
 
 
 def test_figures_are_those_of_the_public_functions(run, saved, scenes):
-    """Clean, flipped and masked scores computed one image at a time, by the model and processor alone."""
+    """Scores of clean, mirrored and masked images, one image at a time, by the model and processor alone."""
     folder = saved("m")
     flags = ("--data_dir", scenes, "--model", folder, "--seed", 3)
-    report, flipped = run(*flags)["models"]["m"], run(*flags, "--flip_tta", "true", out="flip")["models"]["m"]
+    report = run(*flags, "--views", "whole", "whole+mirror", "2x2+whole@48")["models"]["m"]
     model = MSLForImageClassification.from_pretrained(folder).eval()
     processor, data = build_processor(None, 32), load_voc(scenes)["test"]
-    bank, scores = MaskBank.patches(0.55), {"clean": [], "flip": [], "masked": []}
+    bank, scores = MaskBank.patches(0.55), {"clean": [], "mirror": [], "tiles": [], "masked": []}
     targets = np.zeros((11, 10))
     for index, row in enumerate(data):
         image = processor(row["image"], return_tensors="pt").pixel_values
         keep = bank.sample(1, (32, 32), generator=counter_generator(3, index))
         masked = apply_mask(image, keep, processor.image_mean, processor.image_std)
         with torch.no_grad():
-            clean, mirrored, hidden = (model(x).logits.sigmoid()[0].numpy() for x in (image, image.flip(-1), masked))
+            clean, mirrored, hidden = (model(x).logits[0] for x in (image, image.flip(-1), masked))
         scores["clean"].append(clean)
-        scores["flip"].append((clean + mirrored) / 2)
+        scores["mirror"].append((clean + mirrored) / 2)
+        scores["tiles"].append(model.view_logits([row["image"]], processor, "2x2+whole@48")[0])
         scores["masked"].append(hidden)
         targets[index, row["ignored"]] = -100
         targets[index, row["labels"]] = 1
-    expected = {name: multilabel_metrics(np.stack(values), targets) for name, values in scores.items()}
-    for name, found in (("clean", report["clean"]), ("flip", flipped["clean"]), ("masked", report["robustness"][0])):
+    scores = {name: torch.stack(values).sigmoid().numpy() for name, values in scores.items()}
+    expected = {name: multilabel_metrics(values, targets) for name, values in scores.items()}
+    views = report["views"]
+    for name, found in (("clean", report["clean"]), ("clean", views["whole"]), ("mirror", views["whole+mirror"]),
+                        ("tiles", views["2x2+whole@48"]), ("masked", report["robustness"][0])):  # fmt: skip
         assert {key: found[key] for key in expected[name]} == pytest.approx(expected[name], abs=1e-6), name
+    assert [view["cost"] for view in views.values()] == [1, 2, 4 + 1.5**2]
+    assert all(view["images_per_second"] > 0 for view in views.values())
+    # AP of a group by hand, and what the bootstrap says of a difference that is none.
+    small = views["whole"]["breakdown"]["size"]["small"]
+    assert small == report["breakdown"]["size"]["small"] and "minus_first" not in small
+    tiles = views["2x2+whole@48"]["breakdown"]
+    assert tiles["mAP"]["all images"]["AP"] == pytest.approx(expected["tiles"]["mAP"])
+    difference = expected["tiles"]["mAP"] - expected["clean"]["mAP"]
+    assert tiles["mAP"]["all images"]["minus_first"] == pytest.approx(difference)
+    low, high = tiles["mAP"]["all images"]["minus_first_interval"]
+    assert low <= high and tiles["size"]["small"]["minus_first"] == pytest.approx(
+        tiles["size"]["small"]["AP"] - small["AP"]
+    )
+
+
+def test_views_are_tuned_on_another_split_and_stored(run, saved, scenes, capsys):
+    folder = saved("m")
+    flags = ("--data_dir", scenes, "--model", folder)
+    given = ("--views", "mirror", "2x2@32")
+    result = run(*flags, "--tune_views", "val", *given)["models"]["m"]
+    rows = result["tuned_views"]
+    assert [row["view"] for row in rows] == ["whole", "mirror", "2x2@32"] and [row["cost"] for row in rows] == [
+        1,
+        1,
+        4,
+    ]
+    model = MSLForImageClassification.from_pretrained(folder)
+    best = max(rows, key=lambda row: row["mAP"])
+    assert model.config.views == best["view"] and model.config.thresholds == result["thresholds"]
+    # The thresholds are those of the scores through this view.
+    data, processor = load_voc(scenes)["val"], build_processor(None, 32)
+    scores = model.view_logits([row["image"] for row in data], processor).sigmoid().numpy()
+    targets = make_targets(list(data), 10, ignored_as="ignore").numpy()
+    np.testing.assert_allclose(tune_thresholds(scores, targets), result["thresholds"], atol=1e-5)
+    assert multilabel_metrics(scores, targets)["mAP"] == pytest.approx(best["mAP"])
+    assert f"{best['view']:<8}" in capsys.readouterr().out
+    # From the configuration, without being told.
+    again = run(*flags)["models"]["m"]
+    if model.config.views != "whole":
+        assert list(again["views"]) == [model.config.views]
+    assert again["clean_own_thresholds"] == result["clean_own_thresholds"]
+    # Without names, usual ones within the cost.
+    rows = run(*flags, "--tune_views", "val", "--view_cost", 2.5)["models"]["m"]["tuned_views"]
+    assert len(rows) > 2 and all(row["cost"] <= 2.5 for row in rows) and rows[0]["view"] == "whole"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--views", "2by2"), "'2by2' is no view"),
+        (("--views", "whole@36"), "the view whole@36: image_size 36 is no multiple of the backbone's patches"),
+        (("--tune_views", "test"), "--tune_views test would tune on images that are measured on"),
+        (("--tune_views", "val", "--views", "3x3"), "3x3 costs 9 times the plain pass; raise --view_cost"),
+    ],
+)
+def test_views_that_cannot_be(flags, message, run, saved, scenes):
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        run("--data_dir", scenes, "--model", saved("m"), *flags)
 
 
 def test_masks_do_not_depend_on_the_batch_size(run, saved, scenes):
@@ -133,7 +197,8 @@ def test_every_kind_of_data(run, saved, tmp_path):
     flags = ("--dataset", "wider", "--data_dir", make_wider(tmp_path / "wider"), "--model", wider)
     strict, reference = run(*flags), run(*flags, "--ignored_as_negative", "true", out="reference")
     strict, reference = (report["models"]["wider"] for report in (strict, reference))
-    assert strict["breakdown"] == {"num_images": 0, "num_images_without_boxes": 18}
+    assert (strict["breakdown"].pop("num_images"), strict["breakdown"].pop("num_images_without_boxes")) == (0, 18)
+    assert set(strict["breakdown"]) == {"mAP"}  # which needs no boxes
     assert strict["clean"]["mAP"] == reference["clean"]["mAP"] and strict["clean"]["OP"] > reference["clean"]["OP"]
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from transformers import ViTImageProcessor, pipeline
 
 from msl_hf.data import build_processor
+from msl_hf.model.views_msl import Views
 from msl_hf.runs import predict as predict_module
 from msl_hf.runs.errors import RunError
 from msl_hf.runs.inputs import load_trained
@@ -129,10 +130,40 @@ def test_a_data_set(streaming, photos):
     assert [row["labels"] for row in found[0]] == [row["labels"] for row in found[1]]
 
 
+@pytest.mark.parametrize("output", ["labels.jsonl", "labels/"])
+def test_images_are_looked_at_as_the_model_or_the_command_says(output, photos):
+    """Into a file and into shards; an output of another view is refused."""
+    network, processor = load_trained(str(photos / "model"))
+    network.config.views = "whole+2x2@64"
+    network.save_pretrained(photos / "model")
+    name = str(photos / "photos" / "0.png")
+
+    def scores(**settings) -> list[float]:
+        settings = {"images": [name], **settings}
+        folder = f"views{len(settings)}"
+        asked = arguments(photos, f"{folder}/{output}", **settings)
+        asked.output += "/" if output.endswith("/") else ""
+        assert predict(asked)["num_images"] == 1
+        (file,) = (photos / "out" / folder).glob("labels/*.parquet" if output.endswith("/") else output)
+        return read_predictions(file)[0]["scores"]
+
+    def expected(views) -> list[float]:
+        logits = network.eval().view_logits([Image.open(name)], processor, views)[0]
+        return pytest.approx(logits.sigmoid().sort(descending=True).values.tolist(), abs=1e-5)
+
+    assert scores() == expected("whole+2x2@64")
+    assert scores(views="whole") == expected("whole") != expected("whole+2x2@64")
+    with pytest.raises(RunError, match="was written with --views whole, not mirror"):
+        scores(views="mirror")
+    with pytest.raises(RunError, match="'half' is no view"):
+        scores(views="half")
+
+
 def test_two_shares_are_all_images_once(photos):
     rows = predict_module._Files(find_images([str(photos / "photos")]))
     processor = build_processor(None, 32)
-    shares = [[name for name, _ in predict_module._Images(rows, processor, {}, rank, 2)] for rank in range(2)]
+    whole = Views.parse("whole")
+    shares = [[name for name, _ in predict_module._Images(rows, processor, whole, {}, rank, 2)] for rank in range(2)]
     assert sorted(shares[0] + shares[1]) == sorted(rows.positions) and abs(len(shares[0]) - len(shares[1])) <= 1
 
 
