@@ -119,6 +119,11 @@ class RunArguments:
         default=True, metadata={"help": "In the end measure under light and medium masks, too, for the card."}
     )
     ignored_as_negative: bool = field(default=False, metadata={"help": IGNORED_AS_NEGATIVE_HELP})
+    view_cost: float = field(
+        default=4.0,
+        metadata={"help": "In the end choose on the selection split how the model looks at images, at most at so many "
+                          "times the cost of the plain pass, and its thresholds; 1 leaves out both."},
+    )  # fmt: skip
     save_adapter: bool = field(
         default=False, metadata={"help": "With --lora_rank: write the adapters alone, too, into OUTPUT_DIR/adapter."}
     )
@@ -157,6 +162,8 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
     groups = (DataArguments, *extra, ModelArguments, MaskArguments, RunArguments, MSLTrainingArguments)
     data, *others, model, masks, run, training = parse_flags(argv, description, *groups, without_data=without_data)
     _check(model, data, masks)
+    if not run.view_cost >= 1:
+        raise RunError(f"--view_cost must be at least 1, the cost of a plain pass, got {run.view_cost}")
     if model.from_scratch and training.freeze_batch_norm:
         raise RunError("--freeze_batch_norm keeps the statistics of pretrained weights, and --from_scratch has none")
     if run.save_adapter and not training.lora_rank:

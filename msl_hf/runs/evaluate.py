@@ -11,7 +11,6 @@ with. --tune_thresholds val finds the best threshold of each class on split val 
 
 import importlib.metadata
 import itertools
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +45,7 @@ from .models import (
 )
 from .output import check_results_folder, command_line, draw, write_json
 from .speed import measure_inference
-from .views import VIEW_COST_HELP, print_views, tune_views
+from .views import VIEW_COST_HELP, print_views, store_choice, tune_views
 
 
 @dataclass
@@ -177,6 +176,8 @@ def _check(arguments: EvaluateArguments) -> None:
     limits = arguments.size_limits
     if len(limits) != 2 or not 0 < limits[0] < limits[1]:
         raise RunError(f"--size_limits takes two sides in pixels, the smaller first, got {limits}")
+    if not arguments.view_cost >= 1:
+        raise RunError(f"--view_cost must be at least 1, the cost of a plain pass, got {arguments.view_cost}")
     if arguments.num_bootstrap < 1:
         raise RunError(f"--num_bootstrap must be at least 1, got {arguments.num_bootstrap}")
 
@@ -204,10 +205,10 @@ def _tune(model: TrainedModel, predict: Predictor, tuning, arguments: EvaluateAr
     if arguments.tune_views is None:
         own = views_of(None, model.network.config)
         scores = view_scores(predict.logits, images, [own])[str(own)]
-        _store(model, tune_thresholds(scores, targets))
+        store_choice(model.network.config, Path(model.path), model.columns, tune_thresholds(scores, targets))
         return {}
     choice = tune_views(predict.logits, images, targets, model.network, arguments.view_cost, given)
-    _store(model, choice.thresholds, choice.view)
+    store_choice(model.network.config, Path(model.path), model.columns, choice.thresholds, choice.view)
     print_views(choice, f"{arguments.tune_views}, {model.name}")
     return {"tuned_views": choice.rows}
 
@@ -237,21 +238,6 @@ def _metrics(
 def _masked(images: ImageDataset, bank, model: TrainedModel, arguments: EvaluateArguments) -> MaskedDataset:
     processor = model.processor
     return MaskedDataset(images, bank, processor.image_mean, processor.image_std, arguments.seed, arguments.mask_fill)
-
-
-def _store(model: TrainedModel, tuned: np.ndarray, view: str | None = None) -> None:
-    """Thresholds, and the view, into the configuration in memory and the config.json of the model folder.
-
-    Other classes keep the thresholds that they have.
-    """
-    config = model.network.config
-    thresholds = list(config.thresholds or [0.5] * config.num_labels)
-    for index, threshold in zip(model.columns, tuned, strict=True):
-        thresholds[index] = float(threshold)
-    config.thresholds, config.views = thresholds, config.views if view is None else view
-    file = Path(model.path) / "config.json"
-    known = json.loads(file.read_text(encoding="utf-8"))
-    write_json(file, {**known, "thresholds": thresholds, "views": config.views})
 
 
 def _compare_with_first(results: dict) -> None:

@@ -32,6 +32,7 @@ FREE_SETTINGS = (
     "download",
     "license",
     "robustness_curve",
+    "view_cost",
     "save_adapter",
 )
 

@@ -22,11 +22,13 @@ from ..data.images import set_max_pixels
 from ..data.schema import MultiLabelCollator, class_names_of
 from ..data.transforms import ImageDataset, StreamedImages
 from ..evaluation.figures import plot_per_class, plot_robustness, plot_training_curves
-from ..evaluation.metrics import METRIC_NAMES, average_precisions, metrics_from_logits
+from ..evaluation.metrics import METRIC_NAMES, average_precisions, metrics_from_logits, multilabel_metrics
 from ..evaluation.robustness import MaskedDataset
+from ..evaluation.views import view_scores
 from ..hub.card import write_card
 from ..masks import MaskBank
 from ..model import MSLForImageClassification
+from ..model.views_msl import Views
 from ..training import MSLTrainer
 from ..training.adapters import has_adapters, merged
 from ..training.callbacks import SaveBestModel, SaveOnTermination, best_evaluation
@@ -45,6 +47,7 @@ from .inputs import (
     prepare_splits,
     user_input,
 )
+from .models import split_targets
 from .output import (
     NoteRun,
     check_output_dir,
@@ -55,6 +58,7 @@ from .output import (
     run_settings,
     write_json,
 )
+from .views import ViewChoice, print_views, store_choice, tune_views
 
 CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve
 
@@ -174,6 +178,9 @@ def _measure_and_write(
     curve = arguments.run.robustness_curve and splits.test is not None and arguments.masks.masks != "patches"
     if curve:
         results[chosen]["robustness"] = measure_robustness(trainer, splits, processor)
+    choice = choose_view_of_run(arguments, trainer, splits)
+    if choice is not None and splits.test is not None:
+        results[chosen]["own_view"] = measure_own_view(arguments, trainer, splits, choice)
     report = {
         "model": chosen,
         "dataset": arguments.data.dataset_name or arguments.data.data_dir or "generated scenes",
@@ -188,6 +195,7 @@ def _measure_and_write(
         "num_train_images": None if is_stream else len(splits.train),
         "num_test_images": 0 if splits.test is None else len(splits.test),
         **results,
+        "tuned_views": None if choice is None else choice.rows,
         "command": command_line(),
         "train_seconds": round(train_seconds, 1),
         "hardware": describe_hardware(training),
@@ -205,6 +213,35 @@ def _measure_and_write(
     if training.push_to_hub:
         trainer.push_to_hub(model_name=output_dir.resolve().name)
     return report
+
+
+def choose_view_of_run(arguments: Arguments, trainer: MSLTrainer, splits: Splits) -> ViewChoice | None:
+    """Choose on the selection split how the model looks at images, and its thresholds; store both in its folder."""
+    most, is_sharded = arguments.run.view_cost, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if splits.selection is None or most <= 1 or is_sharded:
+        return None
+    images = ImageDataset(splits.selection, trainer.processing_class, normalize=False)
+    targets, network = split_targets(splits.selection), trainer.accelerator.unwrap_model(trainer.model)
+    choice = tune_views(lambda part: trainer.predict(part).predictions, images, targets, network, most)
+    if trainer.is_world_process_zero():
+        columns = range(network.config.num_labels)
+        folder = Path(arguments.training.output_dir)
+        store_choice(network.config, folder, columns, choice.thresholds, choice.view)
+        print_views(choice, splits.names["selection"])
+    return choice
+
+
+def measure_own_view(arguments: Arguments, trainer: MSLTrainer, splits: Splits, choice: ViewChoice) -> dict:
+    """Metrics on the test split of the model as it is used: through its own view, with its own thresholds."""
+    view = Views.parse(choice.view)
+    images = ImageDataset(splits.test, trainer.processing_class, normalize=False)
+    scores = view_scores(lambda part: trainer.predict(part).predictions, images, [view])[str(view)]
+    count_ignored_as = "negative" if arguments.run.ignored_as_negative else "ignore"
+    metrics = multilabel_metrics(
+        scores, split_targets(splits.test), choice.thresholds, count_ignored_as=count_ignored_as
+    )
+    return {"view": choice.view, "cost": next(row["cost"] for row in choice.rows if row["view"] == choice.view),
+            **metrics}  # fmt: skip
 
 
 def take_best(trainer: MSLTrainer, folder: Path) -> None:
@@ -304,4 +341,11 @@ def print_report(report: dict, output_dir: Path) -> None:
             if images in report.get(which, {}):
                 row = "".join(f"{100 * report[which][images][name]:7.1f}" for name in METRIC_NAMES)
                 print(f"{which:<8}{images:<9}{row}")
+    own = report[report["model"]].get("own_view")
+    if own is not None:
+        row = "".join(f"{100 * own[name]:7.1f}" for name in METRIC_NAMES)
+        print(f"{report['model']:<8}{'as used':<9}{row}")
+        print(f"As used: it looks at images as {own['view']}, at {own['cost']:g} times the cost of a plain pass, with "
+              f"a threshold for each class; both were chosen on split {report['selection_split']!r} "
+              "(--view_cost 1 leaves them out)")  # fmt: skip
     print(chosen)

@@ -1,7 +1,9 @@
 """Choosing how a trained model looks at images, on images that nothing else is measured on."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,9 +11,10 @@ from ..data.transforms import ImageDataset
 from ..evaluation.metrics import METRIC_NAMES
 from ..evaluation.thresholds import tune_thresholds
 from ..evaluation.views import candidate_views, choose_view, view_scores
-from ..model import MSLForImageClassification
+from ..model import MSLConfig, MSLForImageClassification
 from ..model.views_msl import Views
 from .errors import RunError
+from .output import write_json
 
 VIEW_COST_HELP = "Most that a view may cost, as a multiple of the plain pass (in pixels)."
 
@@ -59,6 +62,27 @@ def tune_views(
     scores = view_scores(predict, images, views)
     view, rows = choose_view(scores, targets, costs)
     return ViewChoice(view, tune_thresholds(scores[view], targets), rows)
+
+
+def store_choice(
+    config: MSLConfig, folder: Path, columns: Sequence[int], thresholds: np.ndarray, view: str | None = None
+) -> None:
+    """Thresholds, and the view, into the configuration in memory and the config.json of the model folder.
+
+    Args:
+        config: The model's configuration.
+        folder: The model folder.
+        columns: Which of its classes the thresholds are of; the others keep what they have.
+        thresholds: Of these classes.
+        view: None leaves the view as it is.
+    """
+    values = list(config.thresholds or [0.5] * config.num_labels)
+    for index, threshold in zip(columns, thresholds, strict=True):
+        values[index] = float(threshold)
+    config.thresholds, config.views = values, config.views if view is None else view
+    file = folder / "config.json"
+    known = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, {**known, "thresholds": values, "views": config.views})
 
 
 def print_views(choice: ViewChoice, split: str) -> None:

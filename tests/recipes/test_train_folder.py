@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from exports import EXPORTS
 from PIL import Image
+from transformers import AutoImageProcessor
 
-from msl_hf import MSLForImageClassification
+from msl_hf import MSLForImageClassification, multilabel_metrics
+from msl_hf.data import load_image_folder
+from msl_hf.data.schema import make_targets
+from msl_hf.evaluation.thresholds import tune_thresholds
 from msl_hf.runs.output import locked
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "train_folder.py")
@@ -50,6 +54,45 @@ def test_own_photographs_without_a_validation_split(photos, backbone_folder, tmp
     config = MSLForImageClassification.from_pretrained(tmp_path / "out").config
     assert config.id2label == {0: "blue", 1: "red"}
     assert "also chose the best epoch" in capsys.readouterr().out
+
+
+def test_a_run_ends_with_the_choice_of_a_view(photos, backbone_folder, tmp_path, monkeypatch, capsys):
+    """On the selection split; test figures of the model as it is used are those of its folder."""
+    for split in ("validation", "test"):
+        shutil.copytree(photos / "train", photos / split)
+        for file in (photos / split).glob("*.png"):
+            Image.open(file).rotate(20).save(file)
+    flags = ("--data_dir", str(photos), "--backbone", str(backbone_folder("timm_vit")), "--image_size", "32",
+             "--num_train_epochs", "1", "--per_device_train_batch_size", "5", "--use_cpu", "true",
+             "--masks", "patches", "--disable_tqdm", "true", "--cpu_threads", "1",
+             "--bf16", "false", "--selection_split", "validation")  # fmt: skip
+    run(monkeypatch, *flags, "--output_dir", str(tmp_path / "out"))
+    printed, metrics = capsys.readouterr().out, json.loads((tmp_path / "out" / "metrics.json").read_text())
+    rows, own = metrics["tuned_views"], metrics["best"]["own_view"]
+    assert rows[0]["view"] == "whole" and len(rows) > 4 and all(row["cost"] <= 4 for row in rows)
+    model = MSLForImageClassification.from_pretrained(tmp_path / "out")
+    assert model.config.views == own["view"] == max(rows, key=lambda row: (row["mAP"], -row["cost"]))["view"]
+    data, processor = load_image_folder(photos), AutoImageProcessor.from_pretrained(tmp_path / "out")
+    targets = {split: make_targets(list(data[split]), 2, ignored_as="ignore").numpy() for split in data}
+    scores = {
+        split: model.view_logits([row["image"] for row in data[split]], processor).sigmoid().numpy()
+        for split in ("validation", "test")
+    }
+    np.testing.assert_allclose(tune_thresholds(scores["validation"], targets["validation"]), model.config.thresholds,
+                               atol=1e-5)  # fmt: skip
+    found = multilabel_metrics(scores["test"], targets["test"], np.array(model.config.thresholds))
+    assert {name: own[name] for name in found} == pytest.approx(found, abs=1e-6)
+    assert f"as used  {100 * own['mAP']:7.1f}" in printed and "--view_cost 1 leaves them out" in printed
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"it looks at an image as `{own['view']}`" in card and "one of its own for each class" in card
+    # Checkpoints and the last step are other models, of which nothing was chosen.
+    assert MSLForImageClassification.from_pretrained(tmp_path / "out" / "last").config.views is None
+    run(monkeypatch, *flags, "--output_dir", str(tmp_path / "plain"), "--view_cost", "1")
+    config = MSLForImageClassification.from_pretrained(tmp_path / "plain").config
+    assert config.views is None and config.thresholds is None
+    assert json.loads((tmp_path / "plain" / "metrics.json").read_text())["tuned_views"] is None
+    with pytest.raises(SystemExit, match="--view_cost must be at least 1"):
+        run(monkeypatch, *flags, "--output_dir", str(tmp_path / "wrong"), "--view_cost", "0.5")
 
 
 def test_folder_is_needed(monkeypatch, tmp_path):
