@@ -101,6 +101,42 @@ def plot_breakdown(results: dict[str, dict], path: str | os.PathLike) -> bool:
     return True
 
 
+def plot_occluders(results: dict[str, dict], path: str | os.PathLike) -> bool:
+    """AP of covered objects over the covered share, a panel for each occluder and a line for each model, as a PNG.
+
+    Args:
+        results: Model name -> `{"occluders": {kind: [{"covered", "AP", "interval"}]}}`, fractions of 1; `nothing` are
+            the same objects uncovered.
+        path: Where the PNG goes.
+
+    Returns:
+        False, and no file, where nothing was covered.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = [kind for kind in next(iter(results.values()))["occluders"] if kind != "nothing"]
+    if not kinds:
+        return False
+    with plain_text(results) as note:
+        figure = Figure(figsize=(4 * len(kinds), 3.8), layout="constrained")
+        for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+            for name, result in results.items():
+                rows = sorted(
+                    (*result["occluders"]["nothing"], *result["occluders"][kind]), key=lambda r: r["covered"]
+                )
+                shares = [100 * row["covered"] for row in rows]
+                axis.plot(shares, [100 * row["AP"] for row in rows], marker="o", label=name)
+                low, high = zip(*([100 * end for end in row["interval"]] for row in rows), strict=True)
+                axis.fill_between(shares, low, high, alpha=0.15)
+            covers = "another photograph" if kind == "image" else kind
+            axis.set(title=f"covered by {covers}", xlabel="covered share of the box (%)", ylim=(0, 100))
+            axis.grid(alpha=0.3)
+        figure.axes[0].set_ylabel("AP of the covered objects (%)")
+        figure.axes[-1].legend()
+        save_figure(figure, path, note)
+    return True
+
+
 def plot_frontier(points: dict[str, list[tuple[float, float]]], path: str | os.PathLike) -> None:
     """Clean against masked mAP: a cross with standard deviations for each way of training, as a PNG.
 

@@ -5,12 +5,14 @@ r"""Measure trained models, side by side: metrics, robustness to masks, AP by ob
         --hole_ratio 0.01 0.1 0.1 0.2 0.2 0.3 0.3 0.4 0.4 0.5 0.5 0.6 --output_dir outputs/both
 
 Masks depend on the seed and the position of an image alone: every model sees the same ones, which none was trained
-with. --tune_thresholds val finds the best threshold of each class on split val and stores it in the models' config;
+with. --occluders black noise image covers every object to the shares --covered and measures AP of what is covered.
+--tune_thresholds val finds the best threshold of each class on split val and stores it in the models' config;
 --tune_views val does so, too, and before finds the best way to look at images that costs at most --view_cost passes.
 """
 
 import importlib.metadata
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +24,15 @@ from ..data.images import image_files
 from ..data.schema import class_names_of, column
 from ..data.transforms import ImageDataset, input_size
 from ..evaluation.breakdown import breakdown, mean_average_precisions, resample_counts
-from ..evaluation.figures import plot_breakdown, plot_robustness
+from ..evaluation.figures import plot_breakdown, plot_occluders, plot_robustness
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
+from ..evaluation.occluders import (
+    KINDS,
+    CoveredObjects,
+    Picture,
+    covered_average_precision,
+    find_pictures,
+)
 from ..evaluation.robustness import MaskedDataset
 from ..evaluation.thresholds import tune_thresholds
 from ..evaluation.views import view_scores
@@ -67,6 +76,13 @@ class EvaluateArguments(ComparisonArguments):
         metadata={"help": "Tune per-class thresholds on this split and store them in the models' config."},
     )
     ignored_as_negative: bool = field(default=False, metadata={"help": IGNORED_AS_NEGATIVE_HELP})
+    occluders: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Cover each object by these: black, noise, image (another photograph)."},
+    )
+    covered: list[float] = field(
+        default_factory=lambda: [0.3, 0.5, 0.7, 0.9], metadata={"help": "Shares of its box that are covered."}
+    )
     size_limits: list[float] = field(
         default_factory=lambda: [32.0, 96.0], metadata={"help": "Sides that divide small, medium and large (pixels)."}
     )
@@ -104,6 +120,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
             view.check(model.network, model.processor)
     targets = split_targets(dataset)
     objects = column(dataset, "objects") if "objects" in dataset.features else None
+    pictures = _pictures(arguments, split, objects, targets) if arguments.occluders else []
     results = {}
     for model, size in zip(models, sizes, strict=True):
         predict = Predictor(model, arguments)
@@ -132,6 +149,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
             for interval, bank in zip(hole_ratios, banks, strict=True)
         ]  # fmt: skip
         result["breakdown"] = _breakdown(scores, targets, objects, arguments)
+        result["occluders"] = occluder_rows(predict, images, targets, pictures, arguments)
         device, batch_size = predict.trainer.args.device, arguments.per_device_eval_batch_size
         result["views"] = {}
         for view in views:
@@ -147,6 +165,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
     for result in results.values():
         _compare_with_first(result["views"])
     _compare_with_first(results)
+    _compare_occluders(results)
     report = {
         "dataset": arguments.data_dir or "generated scenes",
         "split": split,
@@ -163,7 +182,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
     if predict.trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
         write_json(output_dir / "metrics.json", report)
-        plots = {"robustness.png": plot_robustness, "breakdown.png": plot_breakdown}
+        plots = {"robustness.png": plot_robustness, "breakdown.png": plot_breakdown, "occluders.png": plot_occluders}
         drawn = [name for name, plot in plots.items() if draw(plot, results, output_dir / name)]
         _print(report)
         print(f"\nEverything: {', '.join([str(output_dir / 'metrics.json'), *drawn])}")
@@ -178,6 +197,11 @@ def _check(arguments: EvaluateArguments) -> None:
         raise RunError(f"--size_limits takes two sides in pixels, the smaller first, got {limits}")
     if not arguments.view_cost >= 1:
         raise RunError(f"--view_cost must be at least 1, the cost of a plain pass, got {arguments.view_cost}")
+    unknown = [kind for kind in arguments.occluders if kind not in KINDS]
+    if unknown:
+        raise RunError(f"--occluders takes some of {', '.join(KINDS)}, got {unknown[0]}")
+    if not all(0 < share <= 1 for share in arguments.covered):
+        raise RunError(f"--covered takes shares in (0, 1], got {arguments.covered}")
     if arguments.num_bootstrap < 1:
         raise RunError(f"--num_bootstrap must be at least 1, got {arguments.num_bootstrap}")
 
@@ -224,6 +248,30 @@ def _breakdown(scores: np.ndarray, targets: np.ndarray, objects, arguments: Eval
     return {**groups, "mAP": {"all images": row}}
 
 
+def _pictures(arguments: EvaluateArguments, split: str, objects, targets: np.ndarray) -> list[Picture]:
+    pictures = find_pictures(objects, targets, arguments.seed) if objects is not None else []
+    if not pictures:
+        raise RunError(f"--occluders cover the objects of split {split!r}, which has no boxes; name a split or data "
+                       "with boxes, or leave --occluders out")  # fmt: skip
+    return pictures
+
+
+def occluder_rows(
+    predict: Callable, images: ImageDataset, targets: np.ndarray, pictures: list[Picture], arguments: EvaluateArguments
+) -> dict[str, list[dict]]:
+    """AP of covered objects by what covers them, a row for each share; `nothing` is that of the same uncovered."""
+    rows: dict[str, list[dict]] = {}
+    for kind in ("nothing", *arguments.occluders) if pictures else ():
+        for share in (0.0,) if kind == "nothing" else arguments.covered:
+            lies_over = KINDS[0] if kind == "nothing" else kind
+            covered = CoveredObjects(images.dataset, images.processor, pictures, lies_over, share, arguments.seed)
+            found = covered_average_precision(
+                predict(covered), pictures, targets, kind, arguments.num_bootstrap, arguments.seed
+            )
+            rows.setdefault(kind, []).append({"covered": share, **found})
+    return rows
+
+
 def _metrics(
     scores: np.ndarray, targets: np.ndarray, arguments: EvaluateArguments, threshold: float | np.ndarray = 0.5
 ) -> dict:
@@ -256,6 +304,19 @@ def _compare_with_first(results: dict) -> None:
                     values["minus_first_interval"] = np.nanpercentile(difference, [2.5, 97.5]).tolist()
 
 
+def _compare_occluders(results: dict) -> None:
+    """The same of covered objects."""
+    first = next(iter(results.values()))["occluders"]
+    for result in reversed(results.values()):
+        for kind, rows in result["occluders"].items():
+            for row, reference in zip(rows, first[kind], strict=True):
+                samples = np.array(row.pop("samples"))
+                if row is not reference:
+                    difference = samples - np.array(reference["samples"])
+                    row["minus_first"] = row["AP"] - reference["AP"]
+                    row["minus_first_interval"] = np.nanpercentile(difference, [2.5, 97.5]).tolist()
+
+
 def _print(report: dict) -> None:
     models = report["models"]
     width = max(len(name) for name in ("model", *models)) + 2
@@ -281,6 +342,16 @@ def _print(report: dict) -> None:
             print(f"{name:<11}{group:<15}{values['positives']:>6} positives", end="")
             for model, result in models.items():
                 print(f"   {model} {_interval(result['breakdown'][name][group])}", end="")
+            print()
+    covered = next(iter(models.values()))["occluders"]
+    if covered:
+        print(f"\nAP of {covered['nothing'][0]['positives']} class-image pairs whose objects are covered, each to a "
+              "share of its box [95 % interval]")  # fmt: skip
+    for kind, rows in covered.items():
+        for number, row in enumerate(rows):
+            print(f"{kind:<8}{row['covered']:6.0%}", end="")
+            for model, result in models.items():
+                print(f"   {model} {_interval(result['occluders'][kind][number])}", end="")
             print()
     for name, result in models.items():
         if result["views"]:

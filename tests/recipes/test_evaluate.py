@@ -18,7 +18,8 @@ from trees import ATTRIBUTES, make_coco, make_wider
 from msl_hf import MaskBank, MSLForImageClassification, apply_mask, multilabel_metrics
 from msl_hf.data import build_processor, load_voc
 from msl_hf.data.scenes import CLASS_NAMES
-from msl_hf.data.schema import make_targets
+from msl_hf.data.schema import column, make_targets, undecoded
+from msl_hf.evaluation.occluders import CoveredObjects, covered_average_precision, find_pictures
 from msl_hf.evaluation.thresholds import tune_thresholds
 from msl_hf.masks import counter_generator
 
@@ -119,6 +120,49 @@ def test_figures_are_those_of_the_public_functions(run, saved, scenes):
     assert low <= high and tiles["size"]["small"]["minus_first"] == pytest.approx(
         tiles["size"]["small"]["AP"] - small["AP"]
     )
+
+
+def test_covered_objects_of_two_models(run, saved, scenes, tmp_path, capsys):
+    """Scores of each picture by the model and processor alone; the same pictures for both models."""
+    flags = ("--data_dir", scenes, "--seed", 2, "--occluders", "noise", "image", "--covered", 0.5, 0.9)
+    report = run(*flags, "--model", saved("m"), saved("other", head="linear"))
+    kinds = report["models"]["m"]["occluders"]
+    assert {kind: [row["covered"] for row in rows] for kind, rows in kinds.items()} == {
+        "nothing": [0.0], "noise": [0.5, 0.9], "image": [0.5, 0.9]
+    }  # fmt: skip
+    model = MSLForImageClassification.from_pretrained(tmp_path / "models" / "m").eval()
+    processor, data = build_processor(None, 32), load_voc(scenes)["test"]
+    targets = make_targets(list(data), 10, ignored_as="ignore").numpy()
+    pictures = find_pictures(column(data, "objects"), targets, 2)
+    images = CoveredObjects(undecoded(data), processor, pictures, "image", 0.9, 2)
+    shown = [images.image(number) for number in range(len(images))]
+    scores = model.view_logits(shown, processor).sigmoid().numpy()
+    expected = covered_average_precision(scores, pictures, targets, "image", 20, 2)
+    assert kinds["image"][1]["AP"] == pytest.approx(expected["AP"], abs=1e-6)
+    assert kinds["image"][1]["interval"] == pytest.approx(expected["interval"], abs=1e-6)
+    other = report["models"]["other"]["occluders"]["image"][1]
+    assert other["minus_first"] == pytest.approx(other["AP"] - kinds["image"][1]["AP"])
+    assert other["minus_first_interval"][0] <= other["minus_first_interval"][1]
+    assert f"image      90%   m {100 * expected['AP']:.1f}" in capsys.readouterr().out
+    assert Image.open(tmp_path / "out" / "occluders.png").size[0] > 500
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--occluders", "white"), "--occluders takes some of black, noise, image, got white"),
+        (("--occluders", "black", "--covered", "1.5"), r"--covered takes shares in \(0, 1\]"),
+    ],
+)
+def test_occluders_that_cannot_be(flags, message, run, saved, scenes):
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        run("--data_dir", scenes, "--model", saved("m"), *flags)
+
+
+def test_occluders_need_boxes(run, saved, tmp_path):
+    wider = saved("wider", ATTRIBUTES)
+    with pytest.raises(SystemExit, match="--occluders cover the objects of split 'test', which has no boxes"):
+        run("--dataset", "wider", "--data_dir", make_wider(tmp_path / "w"), "--model", wider, "--occluders", "black")
 
 
 def test_views_are_tuned_on_another_split_and_stored(run, saved, scenes, capsys):
