@@ -4,7 +4,8 @@ Of every class of an image that has boxes a picture is made in which each object
 covered to an exact share of its box. The measure is defined in docs/occluders.md, beside that of OccludedPASCAL3D+.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +119,9 @@ class CoveredObjects(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": resized(self.image(number), self.processor)}
+        row = self.dataset[self.pictures[number].index]
+        known = {name: row.get(name) for name in ("labels", "ignored", "image_id")}
+        return {"pixel_values": resized(self.image(number), self.processor), **known}
 
     def image(self, number: int) -> Image.Image:
         """Picture `number`, in the size that its image is stored in."""
@@ -143,6 +146,42 @@ class CoveredObjects(Dataset):
         scale = max(1.0, max(height, width) / NOISE_CELLS)
         cells = rng.integers(0, 256, (round(height / scale) or 1, round(width / scale) or 1, 3), dtype=np.uint8)
         return np.asarray(Image.fromarray(cells).resize((width, height), Image.Resampling.NEAREST))
+
+
+def measure_occluders(
+    predict: Callable[[Dataset], np.ndarray],
+    dataset,
+    processor,
+    pictures: Sequence[Picture],
+    targets: np.ndarray,
+    kinds: Sequence[str],
+    shares: Sequence[float],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, list[dict]]:
+    """`covered_average_precision` by what lies over the objects, a row for each share.
+
+    Args:
+        predict: `CoveredObjects` -> (P, C) probabilities.
+        dataset: Undecoded rows of the schema.
+        processor: The model's image processor.
+        pictures: Of `find_pictures`.
+        targets: (N, C) of the images.
+        kinds: What lies over the objects.
+        shares: Of each object's box.
+        num_resamples: Bootstrap samples of images.
+        seed: Of outlines, noise and bootstrap.
+
+    Returns:
+        Kind -> rows with `covered`; `nothing` is that of the same objects uncovered.
+    """
+    rows: dict[str, list[dict]] = {}
+    for kind, share in [("nothing", 0.0), *itertools.product(kinds, shares)]:
+        covers = KINDS[0] if kind == "nothing" else kind
+        scores = predict(CoveredObjects(dataset, processor, pictures, covers, share, seed))
+        found = covered_average_precision(scores, pictures, targets, kind, num_resamples, seed)
+        rows.setdefault(kind, []).append({"covered": share, **found})
+    return rows
 
 
 def covered_average_precision(

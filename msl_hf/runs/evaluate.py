@@ -12,7 +12,6 @@ with. --occluders black noise image covers every object to the shares --covered 
 
 import importlib.metadata
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,13 +25,7 @@ from ..data.transforms import ImageDataset, input_size
 from ..evaluation.breakdown import breakdown, mean_average_precisions, resample_counts
 from ..evaluation.figures import plot_breakdown, plot_occluders, plot_robustness
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
-from ..evaluation.occluders import (
-    KINDS,
-    CoveredObjects,
-    Picture,
-    covered_average_precision,
-    find_pictures,
-)
+from ..evaluation.occluders import KINDS, Picture, find_pictures, measure_occluders
 from ..evaluation.robustness import MaskedDataset
 from ..evaluation.thresholds import tune_thresholds
 from ..evaluation.views import view_scores
@@ -149,7 +142,10 @@ def evaluate(arguments: EvaluateArguments) -> dict:
             for interval, bank in zip(hole_ratios, banks, strict=True)
         ]  # fmt: skip
         result["breakdown"] = _breakdown(scores, targets, objects, arguments)
-        result["occluders"] = occluder_rows(predict, images, targets, pictures, arguments)
+        result["occluders"] = measure_occluders(
+            predict, images.dataset, images.processor, pictures, targets, arguments.occluders, arguments.covered,
+            arguments.num_bootstrap, arguments.seed,
+        ) if pictures else {}  # fmt: skip
         device, batch_size = predict.trainer.args.device, arguments.per_device_eval_batch_size
         result["views"] = {}
         for view in views:
@@ -254,22 +250,6 @@ def _pictures(arguments: EvaluateArguments, split: str, objects, targets: np.nda
         raise RunError(f"--occluders cover the objects of split {split!r}, which has no boxes; name a split or data "
                        "with boxes, or leave --occluders out")  # fmt: skip
     return pictures
-
-
-def occluder_rows(
-    predict: Callable, images: ImageDataset, targets: np.ndarray, pictures: list[Picture], arguments: EvaluateArguments
-) -> dict[str, list[dict]]:
-    """AP of covered objects by what covers them, a row for each share; `nothing` is that of the same uncovered."""
-    rows: dict[str, list[dict]] = {}
-    for kind in ("nothing", *arguments.occluders) if pictures else ():
-        for share in (0.0,) if kind == "nothing" else arguments.covered:
-            lies_over = KINDS[0] if kind == "nothing" else kind
-            covered = CoveredObjects(images.dataset, images.processor, pictures, lies_over, share, arguments.seed)
-            found = covered_average_precision(
-                predict(covered), pictures, targets, kind, arguments.num_bootstrap, arguments.seed
-            )
-            rows.setdefault(kind, []).append({"covered": share, **found})
-    return rows
 
 
 def _metrics(

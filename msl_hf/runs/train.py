@@ -19,10 +19,17 @@ from datasets import IterableDataset
 from safetensors import SafetensorError
 
 from ..data.images import set_max_pixels
-from ..data.schema import MultiLabelCollator, class_names_of
+from ..data.schema import MultiLabelCollator, class_names_of, column
 from ..data.transforms import ImageDataset, StreamedImages
 from ..evaluation.figures import plot_per_class, plot_robustness, plot_training_curves
-from ..evaluation.metrics import METRIC_NAMES, average_precisions, metrics_from_logits, multilabel_metrics
+from ..evaluation.metrics import (
+    METRIC_NAMES,
+    average_precisions,
+    metrics_from_logits,
+    multilabel_metrics,
+    probabilities,
+)
+from ..evaluation.occluders import find_pictures, measure_occluders
 from ..evaluation.robustness import MaskedDataset
 from ..evaluation.views import view_scores
 from ..hub.card import write_card
@@ -61,6 +68,7 @@ from .output import (
 from .views import ViewChoice, print_views, store_choice, tune_views
 
 CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve
+COVERED, COVERED_PAIRS = (0.3, 0.5, 0.7), 500  # shares of objects that are covered in the end; of at most so many
 
 
 def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
@@ -178,6 +186,7 @@ def _measure_and_write(
     curve = arguments.run.robustness_curve and splits.test is not None and arguments.masks.masks != "patches"
     if curve:
         results[chosen]["robustness"] = measure_robustness(trainer, splits, processor)
+        results[chosen]["occluders"] = measure_covered_objects(trainer, splits)
     choice = choose_view_of_run(arguments, trainer, splits)
     if choice is not None and splits.test is not None:
         results[chosen]["own_view"] = measure_own_view(arguments, trainer, splits, choice)
@@ -317,6 +326,22 @@ def measure_robustness(trainer: MSLTrainer, splits: Splits, processor) -> list[d
         figures = {key: metrics[f"test_{key}"] for key in ("mAP", "CR", "CF1")}
         rows.append({"hole_ratio": interval, "mean_hole_ratio": bank.hole_ratios.mean().item(), **figures})
     return rows
+
+
+def measure_covered_objects(trainer: MSLTrainer, splits: Splits) -> list[dict]:
+    """AP of objects that another photograph covers, of COVERED_PAIRS classes of images at most; none without boxes."""
+    if "objects" not in splits.test.features:
+        return []
+    images, targets = ImageDataset(splits.test, trainer.processing_class), split_targets(splits.test)
+    pictures = find_pictures(column(splits.test, "objects"), targets, most=COVERED_PAIRS)
+    if not pictures:
+        return []
+    by_kind = measure_occluders(
+        lambda dataset: probabilities(trainer.predict(dataset).predictions),
+        images.dataset, images.processor, pictures, targets, ["image"], COVERED, num_resamples=200,
+    )  # fmt: skip
+    rows = [*by_kind["nothing"], *by_kind["image"]]
+    return [{name: value for name, value in row.items() if name != "samples"} for row in rows]
 
 
 def _masked(images: ImageDataset, masks: MaskBank, trainer: MSLTrainer) -> MaskedDataset:

@@ -49,6 +49,10 @@ def test_output_folder(recipe, tmp_path, capsys):
             assert all(0 <= value <= 1 for value in metrics[which][images].values())
             assert f"{100 * metrics[which][images]['mAP']:.1f}" in printed
     assert str(out) in printed and str(out / "last") in printed
+    assert [row["covered"] for row in metrics["best"]["occluders"]] == [0, 0.3, 0.5, 0.7]
+    card = (out / "README.md").read_text()
+    assert "| another photograph covers of each object | nothing | 30 % | 50 % | 70 % |" in card
+    assert "".join(f" {100 * row['AP']:.1f} |" for row in metrics["best"]["occluders"]) in card
     files = {path.name for path in out.iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_msl.py", "README.md", "run.json",
             "curves.png", "last"} <= files  # fmt: skip
