@@ -116,7 +116,10 @@ class RunArguments:
 
     cpu_threads: int | None = field(default=None, metadata={"help": "Threads of one process; default: usable cores."})
     robustness_curve: bool = field(
-        default=True, metadata={"help": "In the end measure under light and medium masks, too, for the card."}
+        default=True,
+        metadata={
+            "help": "In the end measure under light and medium masks and of covered objects, too, for the card."
+        },
     )
     ignored_as_negative: bool = field(default=False, metadata={"help": IGNORED_AS_NEGATIVE_HELP})
     view_cost: float = field(

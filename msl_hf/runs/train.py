@@ -186,6 +186,7 @@ def _measure_and_write(
     curve = arguments.run.robustness_curve and splits.test is not None and arguments.masks.masks != "patches"
     if curve:
         results[chosen]["robustness"] = measure_robustness(trainer, splits, processor)
+    if arguments.run.robustness_curve and splits.test is not None:
         results[chosen]["occluders"] = measure_covered_objects(trainer, splits)
     choice = choose_view_of_run(arguments, trainer, splits)
     if choice is not None and splits.test is not None:
