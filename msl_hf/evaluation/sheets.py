@@ -1,7 +1,7 @@
 """Contact sheets: image, masked image, score maps and top predictions of several models side by side."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +20,13 @@ class Panel:
     Args:
         name: The model.
         score_map: (h, w) map of the class that the image was chosen for.
+        boxes: `{"xmin", "ymin", "xmax", "ymax"}` around where it is high, in pixels of the image.
         scores: (C,) probabilities.
     """
 
     name: str
     score_map: np.ndarray
+    boxes: Sequence[Mapping[str, int]]
     scores: np.ndarray
 
 
@@ -54,7 +56,8 @@ class Row:
 def draw_sheet(rows: Sequence[Row], class_names: Sequence[str], title: str, path: str | os.PathLike) -> None:
     """Write the sheet as a PNG: a row of pictures for each example, predictions below the maps, right ones in green.
 
-    Each score map has a colour scale of its own, from its least (dark) to its greatest value (bright).
+    Each score map has a colour scale of its own, from its least (dark) to its greatest value (bright), and in cyan the
+    boxes around where it is high.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -83,11 +86,16 @@ def draw_sheet(rows: Sequence[Row], class_names: Sequence[str], title: str, path
 
 
 def _draw_panel(axis, panel: Panel, row: Row, class_names: Sequence[str]) -> None:
+    from matplotlib.patches import Rectangle
+
     shown = row.image if row.masked is None else row.masked
     low, high = panel.score_map.min(), panel.score_map.max()
     heat = Image.fromarray(((panel.score_map - low) / max(high - low, 1e-12) * 255).astype(np.uint8))
     axis.imshow(shown.convert("L"), cmap="gray", aspect="auto")
     axis.imshow(heat.resize(shown.size, Image.Resampling.BILINEAR), cmap="inferno", alpha=0.55, aspect="auto")
+    for box in panel.boxes:
+        corner, size = (box["xmin"], box["ymin"]), (box["xmax"] - box["xmin"], box["ymax"] - box["ymin"])
+        axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor="cyan", linewidth=1))
     axis.set_title(f"{panel.name}: {class_names[row.label]} {panel.scores[row.label]:.2f}", fontsize=8)
     for line, label in enumerate(np.argsort(-panel.scores, kind="stable")[:TOP]):
         colour = RIGHT if label in row.truth else WRONG

@@ -107,7 +107,7 @@ class LabelBatches:
             except DataError as error:
                 columns["error"][number] = str(error)
         if pixel_values:
-            scores = score(self.network, self.processor, list(pixel_values.values()), self.bf16, self.views)
+            scores, _ = score(self.network, self.processor, list(pixel_values.values()), self.bf16, self.views)
             for number, row in zip(pixel_values, scores, strict=True):
                 found = named_labels(row, self.network.config, self.threshold, self.top_k)
                 columns["labels"][number], columns["scores"][number] = found
@@ -142,13 +142,20 @@ def look(image: Image.Image, views: Views, processor, name: str) -> list[torch.T
 
 
 def score(
-    network: MSLForImageClassification, processor, crops: Sequence[list[torch.Tensor]], bf16: bool, views: Views
-) -> torch.Tensor:
-    """(B, C) probabilities, on the CPU, of B > 0 images as `look` gives them."""
+    network: MSLForImageClassification,
+    processor,
+    crops: Sequence[list[torch.Tensor]],
+    bf16: bool,
+    views: Views,
+    with_maps: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(B, C) probabilities, on the CPU, of B > 0 images as `look` gives them; if asked (B, C, h, w) score maps, too."""
     device, statistics = network.device, [getattr(processor, f"image_{name}", None) for name in ("mean", "std")]
     batches = (torch.stack(tiles).to(device, memory_format=torch.channels_last) for tiles in zip(*crops, strict=True))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        return views.logits(network, [normalized(batch, *statistics) for batch in batches]).float().sigmoid().cpu()
+        batches = [normalized(batch, *statistics) for batch in batches]
+        maps = views.score_maps(network, batches).float().cpu() if with_maps else None
+        return views.logits(network, batches).float().sigmoid().cpu(), maps
 
 
 def named_labels(

@@ -10,6 +10,7 @@ import torch
 from transformers import Pipeline, image_utils
 from transformers.image_utils import load_image
 
+from .boxes_msl import boxes_of
 from .views_msl import resized_by, views_of
 
 
@@ -27,6 +28,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         views: How an image is looked at, such as `"whole@224+2x2@160"`; `"whole"` is the plain pass. None takes what
             the model's configuration says, else the plain pass. Tiles are cut from the image as it is stored.
         score_maps: Add under `score_map` the (h, w) map of where the evidence for the label lies.
+        boxes: Add under `boxes` those around where the evidence for the label lies, `{"xmin", "ymin", "xmax", "ymax"}`
+            in pixels, the one of the highest peak first. They are drawn from score maps, and no detector's: objects
+            side by side share one, and small ones have too large a one.
         timeout: Seconds to wait for the image behind a URL; None waits for ever.
 
     Returns:
@@ -47,21 +51,21 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         self.model.eval()  # one that was handed over may come from training
 
-    def _sanitize_parameters(self, threshold=None, top_k=None, score_maps=None, timeout=None, views=None):
+    def _sanitize_parameters(self, threshold=None, top_k=None, score_maps=None, timeout=None, views=None, boxes=None):
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold is a score in [0, 1], got {threshold}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        given = {"threshold": threshold, "top_k": top_k}
-        looks = {}
         if views is not None:
-            looks = {"views": views_of(views, self.model.config)}
-            looks["views"].check(self.model, self.image_processor)
-        return (
-            looks if timeout is None else {**looks, "timeout": timeout},
-            looks if score_maps is None else {**looks, "score_maps": score_maps},
-            {name: value for name, value in given.items() if value is not None},
+            views = views_of(views, self.model.config)
+            views.check(self.model, self.image_processor)
+        maps = {"score_maps": score_maps, "boxes": boxes}
+        steps = (
+            {"timeout": timeout, "views": views},
+            {"views": views, **maps},
+            {"threshold": threshold, "top_k": top_k, **maps},
         )
+        return tuple({name: value for name, value in step.items() if value is not None} for step in steps)
 
     def preprocess(self, inputs, timeout=None, views=None):
         if isinstance(inputs, os.PathLike):
@@ -82,27 +86,31 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         crops = views.crops(image, resized_by(self.image_processor))
         # One row an image: batches of `Pipeline` do not hold lists of several sizes.
         row = crops[0] if len(crops) == 1 else torch.cat([crop.flatten() for crop in crops])
-        return {"pixel_values": row.unsqueeze(0).to(self.dtype)}
+        size = image.shape[-1:-3:-1] if isinstance(image, torch.Tensor) else image.size
+        return {"pixel_values": row.unsqueeze(0).to(self.dtype), "image_size": torch.tensor([size])}
 
-    def _forward(self, model_inputs, score_maps=False, views=None):
+    def _forward(self, model_inputs, score_maps=False, views=None, boxes=False):
         views, crops = views_of(views, self.model.config), [model_inputs["pixel_values"]]
         if crops[0].dim() == 2:
             size = self.image_processor.size
             shapes = [(3, *shape) for shape in views.sizes((size["height"], size["width"]))]
             parts = crops[0].split([math.prod(shape) for shape in shapes], dim=1)
             crops = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
-        outputs = {"logits": views.logits(self.model, crops)}
-        if score_maps:
+        outputs = {"logits": views.logits(self.model, crops), "image_size": model_inputs["image_size"]}
+        if score_maps or boxes:
             outputs["score_maps"] = views.score_maps(self.model, crops)
         return outputs
 
-    def postprocess(self, model_outputs, threshold=None, top_k=None):
+    def postprocess(self, model_outputs, threshold=None, top_k=None, score_maps=False, boxes=False):
         config, scores = self.model.config, model_outputs["logits"][0].float().sigmoid()
         found = []
         for index in labels_above(scores, config, threshold, top_k):
             found.append({"label": config.id2label[index], "score": scores[index].item()})
-            if "score_maps" in model_outputs:
+            if score_maps:
                 found[-1]["score_map"] = model_outputs["score_maps"][0, index].float().numpy()
+            if boxes:
+                width, height = model_outputs["image_size"][0].tolist()
+                found[-1]["boxes"] = boxes_of(model_outputs["score_maps"][0, index], width, height)
         return found
 
 

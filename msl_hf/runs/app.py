@@ -14,12 +14,13 @@ import gradio as gr
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from ..data.images import read_image
 from ..data.schema import DataError
 from ..data.transforms import input_size
 from ..masks import MaskBank, apply_mask
+from ..model.boxes_msl import boxes_of
 from ..model.pipeline_msl import labels_above
 from ..model.views_msl import Part, resized_by, views_of
 from .arguments import parse_flags
@@ -77,15 +78,21 @@ class Model:
         return {self.labels[index]: scores[index].item() for index in order}, ", ".join(found) or "nothing"
 
     def overlay(self, image: Image.Image, keep: np.ndarray, label: str) -> Image.Image:
-        """The image as the model sees it, with the map of where the evidence for the label lies."""
+        """The image as the model sees it, with the map of where the evidence for the label lies, and its boxes."""
         with torch.inference_mode():
             maps = self.views.score_maps(self.network, self._inputs(image, keep))
+        boxes = boxes_of(maps[0, self.labels.index(label)], *image.size)
         score_map = maps[0, self.labels.index(label)].float().numpy()
         low, high = score_map.min(), score_map.max()
         heat = Image.fromarray(((score_map - low) / max(high - low, 1e-6) * 255).astype(np.uint8))
         heat = np.asarray(heat.resize(image.size, Image.Resampling.BILINEAR)) / 255
         colours = matplotlib.colormaps["magma"](heat)[..., :3] * 255
-        return Image.fromarray((0.5 * np.asarray(hide(image, keep)) + 0.5 * colours).astype(np.uint8))
+        shown = Image.fromarray((0.5 * np.asarray(hide(image, keep)) + 0.5 * colours).astype(np.uint8))
+        for box in boxes:
+            ImageDraw.Draw(shown).rectangle(
+                (box["xmin"], box["ymin"], box["xmax"] - 1, box["ymax"] - 1), outline="cyan", width=2
+            )
+        return shown
 
     def _inputs(self, image: Image.Image, keep: np.ndarray) -> list[torch.Tensor]:
         """(1, 3, H, W) of all that the model looks at."""

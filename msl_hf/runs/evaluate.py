@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import transformers
+from accelerate.utils import gather_object
 
 from ..data.files import split_name
 from ..data.images import image_files
@@ -24,6 +25,7 @@ from ..data.schema import class_names_of, column
 from ..data.transforms import ImageDataset, input_size
 from ..evaluation.breakdown import breakdown, mean_average_precisions, resample_counts
 from ..evaluation.figures import plot_breakdown, plot_occluders, plot_robustness
+from ..evaluation.localisation import find_hits, localisation
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
 from ..evaluation.occluders import KINDS, Picture, find_pictures, measure_occluders
 from ..evaluation.robustness import MaskedDataset
@@ -142,6 +144,8 @@ def evaluate(arguments: EvaluateArguments) -> dict:
             for interval, bank in zip(hole_ratios, banks, strict=True)
         ]  # fmt: skip
         result["breakdown"] = _breakdown(scores, targets, objects, arguments)
+        plain = Views.parse("whole")
+        result["localisation"] = _localisation(predict, model, images, plain, objects, targets, arguments)
         result["occluders"] = measure_occluders(
             predict, images.dataset, images.processor, pictures, targets, arguments.occluders, arguments.covered,
             arguments.num_bootstrap, arguments.seed,
@@ -155,6 +159,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
                 "images_per_second": speed["images_per_second"],
                 **_metrics(by_view[str(view)], targets, arguments),
                 "breakdown": _breakdown(by_view[str(view)], targets, objects, arguments),
+                "localisation": _localisation(predict, model, images, view, objects, targets, arguments),
             }
         result["speed"] = measure_inference(model.network, size, device, batch_size)
         results[model.name] = result
@@ -252,6 +257,18 @@ def _pictures(arguments: EvaluateArguments, split: str, objects, targets: np.nda
     return pictures
 
 
+def _localisation(predict: Predictor, model: TrainedModel, images, views: Views, objects, targets, arguments) -> dict:
+    """Whether the score maps lie on the objects, by their size; empty without boxes."""
+    if objects is None or not any(item["label"] for item in objects):
+        return {}
+    training = predict.trainer.args
+    rows = range(training.process_index, len(targets), training.world_size)
+    network = model.network.eval()
+    hits = find_hits(network, images, views, objects, targets, model.columns, rows)
+    hits = dict(gather_object(list(hits.items()))) if training.world_size > 1 else hits
+    return localisation(hits, objects, targets.shape[1], tuple(arguments.size_limits))
+
+
 def _metrics(
     scores: np.ndarray, targets: np.ndarray, arguments: EvaluateArguments, threshold: float | np.ndarray = 0.5
 ) -> dict:
@@ -333,6 +350,7 @@ def _print(report: dict) -> None:
             for model, result in models.items():
                 print(f"   {model} {_interval(result['occluders'][kind][number])}", end="")
             print()
+    _print_localisation(models)
     for name, result in models.items():
         if result["views"]:
             _print_views(name, result["views"])
@@ -341,6 +359,23 @@ def _print(report: dict) -> None:
         speed = result["speed"]
         print(f"{name}: {speed['latency_ms']:.1f} ms an image (95 % below {speed['latency_ms_p95']:.1f}), "
               f"{speed['images_per_second']:.0f} images/s in batches of {speed['batch_size']}")  # fmt: skip
+
+
+def _print_localisation(models: dict) -> None:
+    rows = {name: result["localisation"] for name, result in models.items()}
+    rows |= {f"{name}, {view}": row["localisation"] for name, result in models.items()
+             for view, row in result["views"].items()}  # fmt: skip
+    if not any(rows.values()):
+        return
+    print("\nWhere score maps point, percent: greatest value in a box of the class / box of the map has an IoU of 0.5")
+    width = max(map(len, rows)) + 2
+    groups = next(iter(rows.values()))
+    titles = (f"{group} ({values['pairs']})" for group, values in groups.items())
+    print(" " * width + "".join(f"{title:>18}" for title in titles))
+    for name, row in rows.items():
+        shares = ("-" if values["pairs"] == 0 else f"{100 * values['pointing']:.1f} / {100 * values['CorLoc']:.1f}"
+                  for values in row.values())  # fmt: skip
+        print(f"{name:<{width}}" + "".join(f"{share:>18}" for share in shares))
 
 
 def _print_views(name: str, views: dict) -> None:

@@ -21,6 +21,7 @@ from ..evaluation.examples import Example, masked_objects, most_hidden_objects, 
 from ..evaluation.robustness import MaskedDataset
 from ..evaluation.sheets import TOP, Panel, Row, draw_sheet
 from ..masks import MaskBank, counter_generator
+from ..model.boxes_msl import boxes_of
 from .arguments import parse_flags
 from .errors import RunError
 from .hardware import set_cpu_threads
@@ -124,8 +125,8 @@ def _row(images, example: Example, targets: np.ndarray, models: list[TrainedMode
                 shown = _to_image(pixel_values[0], processor).resize(image.size, Image.Resampling.NEAREST)
         network = model.network.eval()
         scores = network(pixel_values).logits[0].sigmoid().numpy()[model.columns]
-        score_map = network.score_maps(pixel_values)[0, model.columns[example.label]].numpy()
-        panels.append(Panel(model.name, score_map, scores))
+        score_map = network.score_maps(pixel_values)[0, model.columns[example.label]]
+        panels.append(Panel(model.name, score_map.numpy(), boxes_of(score_map, *image.size), scores))
     truth = set(np.flatnonzero(targets[example.index] == 1).tolist())
     return Row(image, example.bbox, example.label, truth, note.format(example.value), panels, shown)
 

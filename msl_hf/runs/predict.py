@@ -35,6 +35,7 @@ from .output import locked, read_json, write_json
 from .predict_batches import (
     DECISIONS,
     PredictArguments,
+    boxes_type,
     fingerprint,
     image_key,
     named_images,
@@ -378,27 +379,31 @@ def _finish(
 
 
 def write_predictions(rows: Sequence[dict], file: Path, suffix: str) -> None:
-    """Rows of `image`, `labels`, `scores` as JSONL, Parquet or CSV.
+    """Rows of `image`, `labels`, `scores`, and `boxes` where they have such, as JSONL, Parquet or CSV.
 
     In CSV semicolons separate labels and scores. Where a label has a semicolon, or would be a formula to a spreadsheet
     (it begins with =, +, - or @), the cell holds a JSON list of the labels; a path that would be one begins with `./`.
     """
-    rows = [{name: row[name] for name in ("image", "labels", "scores")} for row in rows]
+    with_boxes = any("boxes" in row for row in rows)
+    columns = ["image", "labels", "scores", *(["boxes"] if with_boxes else [])]
+    rows = [{name: row[name] for name in columns} for row in rows]
     if suffix == ".jsonl":
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif suffix == ".csv":
         with file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            writer.writerow(["image", "labels", "scores"])
+            writer.writerow(columns)
             for row in rows:
                 image = f"./{row['image']}" if row["image"].startswith(FORMULA) else row["image"]
-                writer.writerow([image, _cell(row["labels"]), ";".join(map(str, row["scores"]))])
+                boxes = [json.dumps(row["boxes"])] if with_boxes else []
+                writer.writerow([image, _cell(row["labels"]), ";".join(map(str, row["scores"])), *boxes])
     else:
         import pyarrow as pa
         from pyarrow import parquet
 
-        strings = pa.list_(pa.string())
-        schema = pa.schema([("image", pa.string()), ("labels", strings), ("scores", pa.list_(pa.float64()))])
+        kinds = {"image": pa.string(), "labels": pa.list_(pa.string()), "scores": pa.list_(pa.float64()),
+                 "boxes": boxes_type()}  # fmt: skip
+        schema = pa.schema([(name, kinds[name]) for name in columns])
         parquet.write_table(pa.Table.from_pylist(rows, schema=schema), file)
 
 
@@ -418,6 +423,8 @@ def read_predictions(file: Path) -> list[dict]:
             labels = row["labels"]
             row["labels"] = json.loads(labels) if labels.startswith("[") else labels.split(";") if labels else []
             row["scores"] = [float(score) for score in row["scores"].split(";")] if row["scores"] else []
+            if "boxes" in row:
+                row["boxes"] = json.loads(row["boxes"])
         return rows
     from pyarrow import parquet
 

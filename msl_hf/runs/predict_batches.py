@@ -20,6 +20,7 @@ from ..data.readers import FORMATS as DATA_FORMATS
 from ..data.schema import DataError, undecoded
 from ..data.transforms import input_size
 from ..hub.batches import look, named_labels, score
+from ..model.boxes_msl import boxes_of
 from ..model.views_msl import Views, views_of
 from .arguments import MAX_PIXELS_HELP, WORKERS_HELP
 from .errors import RunError
@@ -29,7 +30,7 @@ from .output import check_folder
 from .reading import ReadingArguments, format_of, read_data
 
 # What an interrupted run must have in common with the one that goes on.
-DECISIONS = ("model", "dataset", "split", "threshold", "top_k", "bf16", "views")
+DECISIONS = ("model", "dataset", "split", "threshold", "top_k", "bf16", "views", "boxes")
 
 
 @dataclass
@@ -63,6 +64,10 @@ class PredictArguments(ReadingArguments):
         metadata={"help": "How an image is looked at, such as whole@224+2x2@160; whole is the plain pass; default: "
                           "what the model's config says."},
     )  # fmt: skip
+    boxes: bool = field(
+        default=False,
+        metadata={"help": "Add boxes around where the evidence of each label lies, from its score map, in pixels."},
+    )
     batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
     num_workers: int | None = field(default=None, metadata={"help": WORKERS_HELP})
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast."})
@@ -174,7 +179,11 @@ def tables(stream, size: int) -> Iterator:
     return stream.with_format("arrow").iter(batch_size=size)
 
 
-def read_pixels(row: dict, processor, views: Views) -> tuple[str, tuple[str | None, list[torch.Tensor] | str]]:
+# Of an image: what `look` gives, and (width, height).
+Pixels = tuple[list[torch.Tensor], tuple[int, int]]
+
+
+def read_pixels(row: dict, processor, views: Views) -> tuple[str, tuple[str | None, Pixels | str]]:
     """(name, (stamp, what the network is given, or why there is none)) of a row of `name`, `image`, perhaps `crop`."""
     name, noted = row["name"], stamp(row["image"])
     try:
@@ -182,7 +191,8 @@ def read_pixels(row: dict, processor, views: Views) -> tuple[str, tuple[str | No
             raise DataError(f"{printable(name)}: its name is not UTF-8, as the output is; rename it")
         if row["image"] is None:
             raise DataError(f"{name}: there is no image in this row")
-        return name, (noted, look(read_image(row), views, processor, name))
+        image = read_image(row)
+        return name, (noted, (look(image, views, processor, name), image.size))
     except DataError as error:
         return printable(name), (noted, str(error))
 
@@ -200,22 +210,37 @@ def stamp(image: dict | None) -> str | None:
 
 
 def predict_batch(items: Sequence, network, processor, arguments: PredictArguments) -> Iterator[dict]:
-    """Of each item of `read_pixels`, in order, a row: `image`, and `labels`, `scores`, `stamp`, or `error`."""
+    """Of each item of `read_pixels`, in order, a row: `image`, and `labels`, `scores`, `stamp`, or `error`.
+
+    With boxes it also has, under `boxes`, those of each label.
+    """
     readable = [(name, read[1]) for name, read in items if not isinstance(read[1], str)]
     if readable:
-        views = Views.parse(arguments.views)
-        scores = score(network, processor, [crops for _, crops in readable], arguments.bf16, views)
+        views, crops = Views.parse(arguments.views), [crops for _, (crops, _) in readable]
+        scores, maps = score(network, processor, crops, arguments.bf16, views, arguments.boxes)
         if scores.isnan().any():
             name = readable[scores.isnan().any(dim=1).nonzero()[0].item()][0]
             raise RunError(f"{name}: its scores are no numbers; the model cannot compute with its pixels"
                            f"{', perhaps without --bf16' if arguments.bf16 else ''}")  # fmt: skip
-    of_readable = iter(scores if readable else ())
+    of_readable = iter(range(len(readable)))
     for name, (noted, read) in items:
         if isinstance(read, str):
             yield {"image": name, "error": read}
         else:
-            labels, found = named_labels(next(of_readable), network.config, arguments.threshold, arguments.top_k)
-            yield {"image": name, "labels": labels, "scores": found, "stamp": noted}
+            number = next(of_readable)
+            labels, found = named_labels(scores[number], network.config, arguments.threshold, arguments.top_k)
+            result = {"image": name, "labels": labels, "scores": found, "stamp": noted}
+            if arguments.boxes:
+                positions = [network.config.label2id[label] for label in labels]
+                result["boxes"] = [boxes_of(maps[number, position], *read[1]) for position in positions]
+            yield result
+
+
+def boxes_type():
+    """The type, in parquet, of the boxes of every label of an image."""
+    import pyarrow as pa
+
+    return pa.list_(pa.list_(pa.struct([(name, pa.int32()) for name in ("xmin", "ymin", "xmax", "ymax")])))
 
 
 def fingerprint(network, processor, arguments: PredictArguments) -> dict[str, str]:

@@ -31,6 +31,7 @@ from .output import locked, read_json, write_json
 from .predict_batches import (
     DECISIONS,
     PredictArguments,
+    boxes_type,
     fingerprint,
     named_images,
     none_in,
@@ -61,7 +62,8 @@ def predict_shards(arguments: PredictArguments) -> dict:
     """Write a row of `image`, `labels`, `scores`, `error` for every image into `part-<input>-<chunk>.parquet`.
 
     `labels` and `scores` are null where the image cannot be read, else `error` is. The rows have the order of the
-    images, within a shard and over the names of the shards. `_run.json` says what made them.
+    images, within a shard and over the names of the shards. With `--boxes` they have `boxes`, too. `_run.json` says
+    what made them.
 
     Returns:
         `num_images`, `unreadable` and `num_shards`, of all that is in the folder.
@@ -348,7 +350,8 @@ def _written(
     import pyarrow as pa
 
     strings, numbers = pa.list_(pa.string()), pa.list_(pa.float64())
-    schema = pa.schema([("image", pa.string()), ("labels", strings), ("scores", numbers), ("error", pa.string())])
+    columns = [("image", pa.string()), ("labels", strings), ("scores", numbers), ("error", pa.string())]
+    schema = pa.schema([*columns, ("boxes", boxes_type())] if arguments.boxes else columns)
     opened, last = collections.defaultdict(list), dict(sorted(done))
     for file, chunk, content in steps:
         path = shard_path(folder, file, chunk)

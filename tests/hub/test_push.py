@@ -15,7 +15,7 @@ from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
 from msl_hf.data import build_processor
 from msl_hf.evaluation.metrics import metrics_from_logits
 
-CODE = {"configuration_msl.py", "heads_msl.py", "modeling_msl.py", "pipeline_msl.py", "views_msl.py"}
+CODE = {"configuration_msl.py", "heads_msl.py", "modeling_msl.py", "pipeline_msl.py", "views_msl.py", "boxes_msl.py"}
 
 
 class Images(torch.utils.data.Dataset):

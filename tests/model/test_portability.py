@@ -71,7 +71,7 @@ def test_saved_files(tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {"config.json", "model.safetensors", "configuration_msl.py", "heads_msl.py", "modeling_msl.py",
-                     "pipeline_msl.py", "views_msl.py"}  # fmt: skip
+                     "pipeline_msl.py", "views_msl.py", "boxes_msl.py"}  # fmt: skip
 
 
 def test_no_prompt_with_the_package(tiny_model, tmp_path):

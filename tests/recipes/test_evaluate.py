@@ -109,6 +109,9 @@ def test_figures_are_those_of_the_public_functions(run, saved, scenes):
         assert {key: found[key] for key in expected[name]} == pytest.approx(expected[name], abs=1e-6), name
     assert [view["cost"] for view in views.values()] == [1, 2, 4 + 1.5**2]
     assert all(view["images_per_second"] > 0 for view in views.values())
+    for row in (report, views["whole"]):  # see evaluation/test_localisation.py
+        assert set(row["localisation"]) == {"all", "small", "medium", "large"}
+        assert row["localisation"] == report["localisation"] and 0 <= row["localisation"]["all"]["pointing"] <= 1
     # AP of a group by hand, and what the bootstrap says of a difference that is none.
     small = views["whole"]["breakdown"]["size"]["small"]
     assert small == report["breakdown"]["size"]["small"] and "minus_first" not in small

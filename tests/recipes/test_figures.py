@@ -92,7 +92,7 @@ def test_right_predictions_are_green_and_wrong_ones_red(tmp_path, monkeypatch):
         return text(self, x, y, s, **kwargs)
 
     monkeypatch.setattr(Axes, "text", recorded)
-    panel = Panel("m", np.arange(4.0).reshape(2, 2), np.array([0.9, 0.1, 0.8, 0.3]))
+    panel = Panel("m", np.arange(4.0).reshape(2, 2), [], np.array([0.9, 0.1, 0.8, 0.3]))
     row = Row(Image.new("RGB", (30, 20)), [2, 2, 9, 9], 0, {0, 3}, "9 pixels", [panel])
     draw_sheet([row], ["a", "b", "c", "d"], "title", tmp_path / "sheet.png")
     assert [entry for entry in written if entry[1]] == [("a 0.90", RIGHT), ("c 0.80", WRONG), ("d 0.30", RIGHT)]

@@ -159,6 +159,24 @@ def test_images_are_looked_at_as_the_model_or_the_command_says(output, photos):
         scores(views="half")
 
 
+@pytest.mark.parametrize("output", ["labels.jsonl", "labels.csv", "labels.parquet", "labels/"])
+def test_boxes_of_labels_as_the_pipeline_gives_them(output, photos):
+    asked = arguments(photos, output, images=[str(photos / "photos" / "0.png"), str(photos / "photos" / "3.png")],
+                      boxes=True)  # fmt: skip
+    asked.output += "/" if output.endswith("/") else ""
+    predict(asked)
+    (file,) = (photos / "out").glob("labels/*.parquet" if output.endswith("/") else output)
+    row, *unreadable = read_predictions(file)
+    classify = pipeline("multi-label-image-classification", model=str(photos / "model"), threshold=0.0, boxes=True)
+    found = classify(row["image"])
+    assert row["labels"] == [entry["label"] for entry in found]
+    assert row["boxes"] == [entry["boxes"] for entry in found] and all(row["boxes"])
+    assert [other["boxes"] for other in unreadable] == ([None] if output.endswith("/") else [])
+    asked.boxes = False
+    with pytest.raises(RunError, match="was written with --boxes True, not False"):
+        predict(asked)
+
+
 def test_two_shares_are_all_images_once(photos):
     rows = predict_module._Files(find_images([str(photos / "photos")]))
     processor = build_processor(None, 32)
