@@ -149,7 +149,7 @@ def score(
     views: Views,
     with_maps: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(B, C) probabilities, on the CPU, of B > 0 images as `look` gives them; if asked (B, C, h, w) score maps, too."""
+    """(B, C) probabilities, on the CPU, of B > 0 images as `look` gives them; if asked (B, C, h, w) score maps."""
     device, statistics = network.device, [getattr(processor, f"image_{name}", None) for name in ("mean", "std")]
     batches = (torch.stack(tiles).to(device, memory_format=torch.channels_last) for tiles in zip(*crops, strict=True))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):

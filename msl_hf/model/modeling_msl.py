@@ -118,6 +118,7 @@ class MSLForImageClassification(PreTrainedModel):
         csra_lambda: float = 0.1,
         image_size: int | tuple[int, int] | None = None,
         pretrained: bool = True,
+        output_stride: int | None = None,
     ) -> "MSLForImageClassification":
         """A new classifier on a pretrained backbone, with a fresh head.
 
@@ -132,6 +133,8 @@ class MSLForImageClassification(PreTrainedModel):
             image_size: Side or (H, W) of the input in pixels; None keeps the backbone's own. Position embeddings are
                 resampled where the backbone has them.
             pretrained: False builds the same network with random weights.
+            output_stride: Pixels of the input for each location of the features: 16 or 8 instead of 32, with dilated
+                convolutions and the same weights, in CNNs of timm that can do so. None is the network's own.
 
         Raises:
             ValueError: where class names are missing or repeat, or the backbone cannot be used.
@@ -159,8 +162,10 @@ class MSLForImageClassification(PreTrainedModel):
         size = _own_size(source if source is not None else backbone_config) if image_size is None else image_size
         height, width = (size, size) if isinstance(size, int) else size
         if backbone_config.model_type == "timm_wrapper":
-            _adapt_timm_config(backbone_config, source, height, width)
-        elif "swin" not in backbone_config.model_type:  # which fills up
+            _adapt_timm_config(backbone_config, source, height, width, output_stride)
+        elif output_stride is not None:
+            raise ValueError(f"output_stride is for CNNs of timm, and {backbone_config.model_type} is none")
+        if backbone_config.model_type != "timm_wrapper" and "swin" not in backbone_config.model_type:  # which fills up
             _check_size(getattr(backbone_config, "patch_size", None), height, width)
         config = MSLConfig(
             backbone_config=backbone_config,
@@ -447,8 +452,8 @@ def _cuts_patches(network) -> bool:
     return hasattr(network, "blocks") and hasattr(network, "patch_embed")
 
 
-def _adapt_timm_config(backbone_config, source, height: int, width: int) -> None:
-    """Note in a timm configuration the input size, where the architecture is built for one."""
+def _adapt_timm_config(backbone_config, source, height: int, width: int, output_stride: int | None) -> None:
+    """Note in a timm configuration the input size, where the architecture is built for one, and the output stride."""
     import timm
 
     # Without weights the architecture still has to be asked what it can do; building it costs no download.
@@ -462,6 +467,15 @@ def _adapt_timm_config(backbone_config, source, height: int, width: int) -> None
         arguments["dynamic_img_size"] = True  # other sizes at inference, and score maps of non-square images
     elif "strict_img_size" in inspect.signature(type(network).__init__).parameters:
         arguments["strict_img_size"] = False  # the same in Swin transformers of older timm
+    if output_stride is not None:
+        arguments["output_stride"] = output_stride
+        try:
+            if output_stride not in (8, 16):  # with others some networks are built as if it were 32
+                raise AssertionError
+            timm.create_model(backbone_config.architecture, **arguments)
+        except (TypeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"{backbone_config.architecture} cannot have an output_stride of {output_stride}, CNNs 8 "
+                             "or 16; leave it out, or take a larger image_size") from error  # fmt: skip
     backbone_config.model_args = arguments or None
     backbone_config.do_pooling = False  # the head reads the local features; a pooled copy would be thrown away
 

@@ -34,6 +34,10 @@ class ModelArguments:
     )
     from_scratch: bool = field(default=False, metadata={"help": "Random weights; --backbone may be a timm name."})
     image_size: int | None = field(default=None, metadata={"help": "Side of the input; default: the backbone's own."})
+    output_stride: int | None = field(
+        default=None,
+        metadata={"help": "16 or 8: finer features of timm CNNs, at more cost; default: the network's own."},
+    )
     head: str = field(default="csra", metadata={"help": "The multi-label head.", "choices": list(HEADS)})
     num_heads: int = field(default=1, metadata={"help": "CSRA heads: 1, 2, 4, 6 or 8."})
     csra_lambda: float = field(default=0.1, metadata={"help": "Weight of the class-specific residual attention."})

@@ -286,6 +286,7 @@ def load_model(model: ModelArguments, label_names: list[str]):
         num_heads=model.num_heads,
         csra_lambda=model.csra_lambda,
         image_size=model.image_size,
+        output_stride=model.output_stride,
         pretrained=not model.from_scratch,
     )
     if model.backbone_weights is not None:

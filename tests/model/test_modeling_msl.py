@@ -122,6 +122,36 @@ def test_labels_give_the_loss_and_wrong_shapes_an_error(tiny_model):
     assert len(model(images(), return_dict=False)) == 1
 
 
+@pytest.mark.parametrize(("name", "stride"), [("resnet10t", 16), ("resnet10t", 8), ("convnext_atto", 16)])
+def test_a_smaller_output_stride_gives_finer_maps_from_the_same_weights(name, stride, tmp_path):
+    backbone = AutoModel.from_config(AutoConfig.for_model("timm_wrapper", architecture=name))
+    coarse, fine = (
+        MSLForImageClassification.from_backbone(backbone, ["a", "b"], image_size=64, output_stride=value).eval()
+        for value in (None, stride)
+    )
+    for key, weight in coarse.backbone.state_dict().items():
+        assert torch.equal(fine.backbone.state_dict()[key], weight), key
+    images = torch.randn(2, 3, 64, 96)
+    assert coarse.score_maps(images).shape[2:] == (2, 3)
+    assert fine.score_maps(images).shape[2:] == (64 // stride, 96 // stride)
+    fine.save_pretrained(tmp_path)
+    again = MSLForImageClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(images).logits, fine(images).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "message"),
+    [
+        ("timm_vit", 16, "vit_tiny_patch16_224 cannot have an output_stride of 16"),
+        ("timm_resnet", 12, "cannot have an output_stride of 12, CNNs 8 or 16"),
+        ("hf_resnet", 16, "output_stride is for CNNs of timm, and resnet is none"),
+    ],
+)
+def test_networks_without_an_output_stride(name, stride, message, backbone_folder):
+    with pytest.raises(ValueError, match=message):
+        MSLForImageClassification.from_backbone(str(backbone_folder(name)), ["a"], image_size=64, output_stride=stride)
+
+
 def test_keep_is_accepted_and_changes_nothing(tiny_model):
     model = tiny_model().eval()
     keep = torch.ones(2, 1, 32, 32, dtype=torch.bool)
