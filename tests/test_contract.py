@@ -57,8 +57,11 @@ FLAGS = {
     "seed": MSLTrainingArguments, "resume_from_checkpoint": MSLTrainingArguments,
 }  # fmt: skip
 TOOLS = {
-    EvaluateArguments: {"model", "data_dir", "dataset", "split", "masks", "hole_ratio", "output_dir", "seed"},
-    PredictArguments: {"model", "images", "output"},
+    EvaluateArguments: {
+        "model", "data_dir", "dataset", "split", "masks", "hole_ratio", "output_dir", "seed", "views", "tune_views",
+        "view_cost", "occluders", "covered",
+    },
+    PredictArguments: {"model", "images", "output", "views", "boxes"},
     ExportArguments: {"model", "format", "output_dir"},
     BenchmarkArguments: {"quick", "output", "seed"},
     AblateArguments: {"grid", "output_dir", "seeds"},
