@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from msl_hf.data.images import image_files, read_image, set_max_pixels, upright_rgb
@@ -32,13 +33,11 @@ def pipeline(path, given=str):
     class Processor:
         def __call__(self, images, return_tensors):
             seen.append(images)
-            return self
+            return {"pixel_values": torch.zeros(1, 3, 2, 2)}
 
-        def to(self, dtype):
-            return self
-
+    model = type("Model", (), {"dtype": torch.float32, "config": type("Config", (), {"views": None})()})
     classify = MultiLabelImageClassificationPipeline.__new__(MultiLabelImageClassificationPipeline)
-    classify.image_processor, classify.model = Processor(), type("Model", (), {"dtype": None})()
+    classify.image_processor, classify.model = Processor(), model()
     classify.preprocess(given(path))
     return seen[0]
 
