@@ -58,8 +58,19 @@ FLAGS = {
 }  # fmt: skip
 TOOLS = {
     EvaluateArguments: {
-        "model", "data_dir", "dataset", "split", "masks", "hole_ratio", "output_dir", "seed", "views", "tune_views",
-        "view_cost", "occluders", "covered",
+        "model",
+        "data_dir",
+        "dataset",
+        "split",
+        "masks",
+        "hole_ratio",
+        "output_dir",
+        "seed",
+        "views",
+        "tune_views",
+        "view_cost",
+        "occluders",
+        "covered",
     },
     PredictArguments: {"model", "images", "output", "views", "boxes"},
     ExportArguments: {"model", "format", "output_dir"},
