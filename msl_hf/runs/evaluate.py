@@ -379,26 +379,35 @@ def _print_localisation(models: dict) -> None:
 
 
 def _print_views(name: str, views: dict) -> None:
-    """One line a view, and below it AP of the groups; in brackets the difference to the first view."""
+    """One line a view; below, AP of the groups, and the difference to the first view, * where its interval lacks 0."""
     width = max(len(view) for view in views) + 2
     print(f"\nViews of {name} (cost: pixels, as a multiple of those of the plain pass):")
     print(f"{'view':<{width}}{'cost':>6}{'images/s':>10}" + "".join(f"{metric:>7}" for metric in METRIC_NAMES))
     for view, row in views.items():
         figures = "".join(f"{100 * row[metric]:7.1f}" for metric in METRIC_NAMES)
         print(f"{view:<{width}}{row['cost']:6.2f}{row['images_per_second']:10.0f}{figures}")
-    first = next(iter(views.values()))["breakdown"]
-    for kind, groups in first.items():
+    columns = {view: max(len(view), 12) + 2 for view in views}
+    print("AP" + " " * 24 + "".join(f"{view:>{columns[view]}}" for view in views))
+    for kind, groups in next(iter(views.values()))["breakdown"].items():
         for group in groups if isinstance(groups, dict) else ():
-            print(f"{kind:<11}{group:<15}", end="")
-            for view, row in views.items():
-                print(f"   {view} {_interval(row['breakdown'][kind][group])}", end="")
-            print()
+            cells = (f"{_difference(row['breakdown'][kind][group]):>{columns[view]}}" for view, row in views.items())
+            print(f"{kind:<11}{group:<15}" + "".join(cells))
 
 
 def _extremes(result: dict) -> str:
     ranked = sorted((value, name) for name, value in result["per_class_AP"].items() if value is not None)
     low, high = (", ".join(f"{name} {100 * value:.0f}" for value, name in part) for part in (ranked[:3], ranked[-3:]))
     return f"worst {low}, best {high}"
+
+
+def _difference(values: dict) -> str:
+    if values["AP"] is None:
+        return "-"
+    text = f"{100 * values['AP']:.1f}"
+    if "minus_first" in values:
+        low, high = values["minus_first_interval"]
+        text += f" ({100 * values['minus_first']:+.1f}{'*' if low > 0 or high < 0 else ''})"
+    return text
 
 
 def _interval(values: dict) -> str:
