@@ -289,12 +289,12 @@ class MSLForImageClassification(PreTrainedModel):
         return self.head.class_maps(features).transpose(1, 2).unflatten(2, (height, width))
 
     @torch.no_grad()
-    def view_logits(self, images: list, processor, views: str | Views | None = None) -> torch.Tensor:
+    def view_logits(self, images, processor, views: str | Views | None = None) -> torch.Tensor:
         """Class logits of images that are looked at in several ways.
 
         Args:
-            images: B PIL images, or uint8 tensors (3, height, width), in the size that they are stored in: tiles are
-                cut from it.
+            images: One or B PIL images, or uint8 tensors (3, height, width), in the size that they are stored in:
+                tiles are cut from it.
             processor: The model's image processor.
             views: As in `"whole@224+2x2@160"`; None takes `config.views`, else the plain pass.
 
@@ -306,6 +306,8 @@ class MSLForImageClassification(PreTrainedModel):
         """
         views = views_of(views, self.config)
         views.check(self, processor)
+        images = images if isinstance(images, list | tuple) else [images]
+        images = [image if isinstance(image, torch.Tensor) else image.convert("RGB") for image in images]
         crops = [views.crops(image, resized_by(processor)) for image in images]
         stacked = (torch.stack(crop).to(self.device, self.dtype) for crop in zip(*crops, strict=True))
         return views.logits(self, list(stacked))

@@ -223,7 +223,7 @@ def _to_size(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def views_of(given: "str | Views | None", config) -> Views:
     """The views that are asked for, else those of a model's configuration, else the plain pass."""
-    return Views.parse(given or config.views or "whole")
+    return Views.parse(given or getattr(config, "views", None) or "whole")
 
 
 def _intervals(count: int, length: int) -> list[tuple[int, int]]:

@@ -89,8 +89,10 @@ def test_views_by_brute_force(tiny_model):
         tiles = torch.stack([logits(image.crop(corner), 48) for corner in corners])
         expected = (logits(image, 64) + logits(image, flip=True) + tiles.max(dim=0).values) / 3
     assert len(set(tiles.argmax(dim=0).tolist())) > 1  # no tile is the greatest of all classes
-    for given in (image, torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)):
-        found = model.view_logits([given], PROCESSOR, "whole@64+mirror+2x2@48")[0]
+    with_alpha = image.copy()
+    with_alpha.putalpha(255)
+    for given in (image, [image], with_alpha, torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)):
+        found = model.view_logits(given, PROCESSOR, "whole@64+mirror+2x2@48")[0]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
