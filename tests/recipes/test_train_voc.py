@@ -21,7 +21,8 @@ from msl_hf import MSLForImageClassification
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "train_voc.py")
 TINY = ["--train_split", "train", "--selection_split", "val", "--image_size", "32", "--num_train_epochs", "2",
         "--per_device_train_batch_size", "8", "--masks", "patches", "--use_cpu", "true", "--bf16", "false",
-        "--disable_tqdm", "true", "--learning_rate", "1e-3", "--logging_steps", "1", "--cpu_threads", "1"]  # fmt: skip
+        "--disable_tqdm", "true", "--learning_rate", "1e-3", "--logging_steps", "1", "--cpu_threads", "1",
+        "--view_cost", "1"]  # fmt: skip
 
 
 @pytest.fixture
