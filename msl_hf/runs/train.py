@@ -228,7 +228,11 @@ def _measure_and_write(
 def choose_view_of_run(arguments: Arguments, trainer: MSLTrainer, splits: Splits) -> ViewChoice | None:
     """Choose on the selection split how the model looks at images, and its thresholds; store both in its folder."""
     most, is_sharded = arguments.run.view_cost, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if splits.selection is None or most <= 1 or is_sharded:
+    if splits.selection is None or most <= 1:
+        return None
+    if is_sharded:
+        if trainer.is_world_process_zero():
+            print("No view is chosen where weights are sharded; msl-hf evaluate --tune_views does so afterwards")
         return None
     images = ImageDataset(splits.selection, trainer.processing_class, normalize=False)
     targets, network = split_targets(splits.selection), trainer.accelerator.unwrap_model(trainer.model)
