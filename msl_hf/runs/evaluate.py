@@ -166,7 +166,6 @@ def evaluate(arguments: EvaluateArguments) -> dict:
     for result in results.values():
         _compare_with_first(result["views"])
     _compare_with_first(results)
-    _compare_occluders(results)
     report = {
         "dataset": arguments.data_dir or "generated scenes",
         "split": split,
@@ -213,6 +212,8 @@ def _tuning_split(datasets, split: str, dataset, arguments: EvaluateArguments):
     flag = next((flag for flag, name in asked.items() if name is not None), None)
     if flag is None:
         return None
+    if None not in asked.values() and len(set(map(split_name, asked.values()))) > 1:
+        raise RunError("--tune_views tunes the thresholds, too, on its own split; leave --tune_thresholds out")
     name, tuning = choose_split(datasets, asked[flag], arguments)
     shared = image_files(tuning).keys() & image_files(dataset)
     if split_name(name) == "test" or name == split or shared:
@@ -286,32 +287,24 @@ def _masked(images: ImageDataset, bank, model: TrainedModel, arguments: Evaluate
 
 
 def _compare_with_first(results: dict) -> None:
-    """Beside each figure by groups its difference to the first model or view, over the same bootstrap samples."""
-    if not results:
-        return
-    first = next(iter(results.values()))["breakdown"]
-    for result in reversed(results.values()):
+    """Beside each figure of groups and of covered objects its difference to the first model or view."""
+    first = next(iter(results.values()), {})
+    for result in reversed(results.values()):  # the first one last: its samples are needed until then
         for name, groups in result["breakdown"].items():
             for group, values in groups.items() if isinstance(groups, dict) else ():
-                samples = np.array(values.pop("samples"))
-                if result["breakdown"] is not first and values["positives"]:
-                    reference = first[name][group]
-                    difference = samples - np.array(reference["samples"])
-                    values["minus_first"] = values["AP"] - reference["AP"]
-                    values["minus_first_interval"] = np.nanpercentile(difference, [2.5, 97.5]).tolist()
+                _subtract(values, first["breakdown"][name][group])
+        for kind, rows in result.get("occluders", {}).items():
+            for row, reference in zip(rows, first["occluders"][kind], strict=True):
+                _subtract(row, reference)
 
 
-def _compare_occluders(results: dict) -> None:
-    """The same of covered objects."""
-    first = next(iter(results.values()))["occluders"]
-    for result in reversed(results.values()):
-        for kind, rows in result["occluders"].items():
-            for row, reference in zip(rows, first[kind], strict=True):
-                samples = np.array(row.pop("samples"))
-                if row is not reference:
-                    difference = samples - np.array(reference["samples"])
-                    row["minus_first"] = row["AP"] - reference["AP"]
-                    row["minus_first_interval"] = np.nanpercentile(difference, [2.5, 97.5]).tolist()
+def _subtract(values: dict, reference: dict) -> None:
+    """Put the difference to a reference, over the same bootstrap samples, in place of the samples."""
+    samples = np.array(values.pop("samples"))
+    if values is not reference and values["positives"]:
+        values["minus_first"] = values["AP"] - reference["AP"]
+        difference = samples - np.array(reference["samples"])
+        values["minus_first_interval"] = np.nanpercentile(difference, [2.5, 97.5]).tolist()
 
 
 def _print(report: dict) -> None:

@@ -205,6 +205,7 @@ def test_views_are_tuned_on_another_split_and_stored(run, saved, scenes, capsys)
         (("--views", "2by2"), "'2by2' is no view"),
         (("--views", "whole@36"), "the view whole@36: image_size 36 is no multiple of the backbone's patches"),
         (("--tune_views", "test"), "--tune_views test would tune on images that are measured on"),
+        (("--tune_views", "val", "--tune_thresholds", "train"), "--tune_views tunes the thresholds, too, on its own"),
         (("--tune_views", "val", "--views", "3x3"), "3x3 costs 9 times the plain pass; raise --view_cost"),
     ],
 )
