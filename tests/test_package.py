@@ -124,7 +124,7 @@ HOSTED = [
      "numpy": "2.5.0", "pillow": "11.3.0", "datasets": "4.0.0", "scikit-learn": "1.6.1", "matplotlib": "3.10.0"},
 ]  # fmt: skip
 BESIDE = {"accelerate": "1.12.0", "timm": "1.0.24", "safetensors": "0.6.2", "evaluate": "0.4.6", "PyYAML": "6.0.2",
-          "Jinja2": "3.1.6", "tqdm": "4.67.1", "filelock": "3.18.0"}  # fmt: skip
+          "Jinja2": "3.1.6", "tqdm": "4.67.1", "filelock": "3.18.0", "scipy": "1.15.3"}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -148,7 +148,15 @@ def test_installing_replaces_nothing(wheel, hosted, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["masks", "model.heads_msl", "training.losses", "evaluation.metrics", "evaluation.evaluate_metric", "data.schema"],
+    [
+        "masks",
+        "model.heads_msl",
+        "model.views_msl",
+        "training.losses",
+        "evaluation.metrics",
+        "evaluation.evaluate_metric",
+        "data.schema",
+    ],
 )
 def test_examples_of_docstrings_run(name):
     module = importlib.import_module(f"msl_hf.{name}")
