@@ -199,6 +199,7 @@ def test_serves_no_file_outside_its_folder(page, folders):
         assert error.value.code in (403, 404)
 
 
+@pytest.mark.slow
 def test_missing_models_are_a_message(tmp_path):
     done = subprocess.run([sys.executable, str(APP), "--models", "a=nowhere/at-all"], capture_output=True, text=True,
                           cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=120)  # fmt: skip

@@ -100,7 +100,7 @@ def test_folder_is_needed(monkeypatch, tmp_path):
         run(monkeypatch, "--output_dir", str(tmp_path), "--backbone", "timm/resnet50.a1_in1k")
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_hub_data_set_with_boxes(streaming, photos, backbone_folder, tmp_path, monkeypatch, capsys):
     """What a Hub id gives, saved as parquet: labels are the categories of boxes; one image is broken."""
     from datasets import ClassLabel, Dataset, Features, Image, List
