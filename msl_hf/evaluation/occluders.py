@@ -1,7 +1,7 @@
 """How well a class is recognised when something lies over its objects, by the share of them that is covered.
 
 Of every class of an image that has boxes a picture is made in which each object of that class, and nothing else, is
-covered to an exact share of its box. The measure is defined in docs/occluders.md, beside that of OccludedPASCAL3D+.
+covered to an exact share of its box. The measure is defined in docs/small_and_hidden.md, beside that of OccludedPASCAL3D+.
 """
 
 import itertools
@@ -84,7 +84,10 @@ def cover(height: int, width: int, share: float, rng: np.random.Generator) -> np
 
 
 def covered_pixels(picture: Picture, height: int, width: int, share: float, seed: int = 0) -> np.ndarray:
-    """(height, width) bool: where the objects of a picture are covered, each to the share of its box."""
+    """(height, width) bool: where the objects of a picture are covered, each to the share of its box.
+
+    Where boxes of the class overlap, the cover of one may hide more of another.
+    """
     result = np.zeros((height, width), dtype=bool)
     for number, (left, top, right, bottom) in enumerate(picture.boxes):
         left, top = (min(max(int(start), 0), end - 1) for start, end in ((left, width), (top, height)))
