@@ -29,6 +29,7 @@ from ..evaluation.localisation import find_hits, localisation
 from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
 from ..evaluation.occluders import KINDS, Picture, find_pictures, measure_occluders
 from ..evaluation.robustness import MaskedDataset
+from ..evaluation.seeds import common_name, mean_over_seeds
 from ..evaluation.thresholds import tune_thresholds
 from ..evaluation.views import view_scores
 from ..model.views_msl import Views, views_of
@@ -80,6 +81,10 @@ class EvaluateArguments(ComparisonArguments):
     )
     size_limits: list[float] = field(
         default_factory=lambda: [32.0, 96.0], metadata={"help": "Sides that divide small, medium and large (pixels)."}
+    )
+    seeds: int = field(
+        default=1,
+        metadata={"help": "So many models in turn are seeds of one training; tables and figures show their means."},
     )
     num_bootstrap: int = field(default=1000, metadata={"help": "Bootstrap samples of the 95 %% intervals."})
 
@@ -163,9 +168,10 @@ def evaluate(arguments: EvaluateArguments) -> dict:
             }
         result["speed"] = measure_inference(model.network, size, device, batch_size)
         results[model.name] = result
-    for result in results.values():
-        _compare_with_first(result["views"])
-    _compare_with_first(results)
+    trainings = _trainings(results, arguments.seeds)
+    for number in range(arguments.seeds):  # a seed with the same seed of the first training
+        _compare_with_first(dict(list(results.items())[number :: arguments.seeds]))
+    _compare_with_first(trainings)
     report = {
         "dataset": arguments.data_dir or "generated scenes",
         "split": split,
@@ -175,6 +181,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         "ignored_as_negative": arguments.ignored_as_negative,
         "seed": arguments.seed,
         "models": results,
+        **({"trainings": trainings} if trainings else {}),
         "command": command_line(),
         "hardware": describe_hardware(predict.trainer.args),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "msl_hf")},
@@ -183,8 +190,9 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_json(output_dir / "metrics.json", report)
         plots = {"robustness.png": plot_robustness, "breakdown.png": plot_breakdown, "occluders.png": plot_occluders}
-        drawn = [name for name, plot in plots.items() if draw(plot, results, output_dir / name)]
-        _print(report)
+        shown = trainings or results
+        drawn = [name for name, plot in plots.items() if draw(plot, shown, output_dir / name)]
+        _print({**report, "models": shown})
         print(f"\nEverything: {', '.join([str(output_dir / 'metrics.json'), *drawn])}")
     return report
 
@@ -202,6 +210,9 @@ def _check(arguments: EvaluateArguments) -> None:
         raise RunError(f"--occluders takes some of {', '.join(KINDS)}, got {unknown[0]}")
     if not all(0 < share <= 1 for share in arguments.covered):
         raise RunError(f"--covered takes shares in (0, 1], got {arguments.covered}")
+    if arguments.seeds < 1 or len(arguments.model) % arguments.seeds:
+        raise RunError(f"--seeds {arguments.seeds} takes as many models of each training, got {len(arguments.model)}; "
+                       "name those of one training after each other")  # fmt: skip
     if arguments.num_bootstrap < 1:
         raise RunError(f"--num_bootstrap must be at least 1, got {arguments.num_bootstrap}")
 
@@ -286,8 +297,21 @@ def _masked(images: ImageDataset, bank, model: TrainedModel, arguments: Evaluate
     return MaskedDataset(images, bank, processor.image_mean, processor.image_std, arguments.seed, arguments.mask_fill)
 
 
+def _trainings(results: dict, seeds: int) -> dict:
+    """Means over the seeds of each training, by what the names of its models begin with; empty for single models."""
+    names = list(results)
+    groups = [names[start : start + seeds] for start in range(0, len(names), seeds)] if seeds > 1 else []
+    means = [(group, mean_over_seeds([results[name] for name in group])) for group in groups]
+    prefixes = [common_name(group) for group in groups]
+    return {prefix if prefixes.count(prefix) == 1 else group[0]: mean
+            for prefix, (group, mean) in zip(prefixes, means, strict=True)}  # fmt: skip
+
+
 def _compare_with_first(results: dict) -> None:
-    """Beside each figure of groups and of covered objects its difference to the first model or view."""
+    """Beside each figure of groups and of covered objects its difference to the first model, and view."""
+    for result in results.values():
+        if "views" in result:
+            _compare_with_first(result["views"])
     first = next(iter(results.values()), {})
     for result in reversed(results.values()):  # the first one last: its samples are needed until then
         for name, groups in result["breakdown"].items():

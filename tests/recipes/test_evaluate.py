@@ -80,6 +80,24 @@ def test_two_models_side_by_side(run, saved, scenes, tmp_path, capsys):
         assert Image.open(tmp_path / "out" / picture).size[0] > 500
 
 
+def test_means_over_the_seeds_of_two_trainings(run, saved, scenes, capsys):
+    models = [saved(name) for name in ("plain-1", "plain-22", "plus-1", "plus-22")]
+    report = run("--data_dir", scenes, "--model", *models, "--seeds", 2, "--occluders", "black", "--covered", 0.5)
+    single, means = report["models"], report["trainings"]
+    assert list(single) == ["plain-1", "plain-22", "plus-1", "plus-22"] and list(means) == ["plain", "plus"]
+    for name in means:
+        seeds = [single[f"{name}-1"], single[f"{name}-22"]]
+        assert means[name]["clean"]["mAP"] == pytest.approx(np.mean([seed["clean"]["mAP"] for seed in seeds]))
+    covered = {name: result["occluders"]["black"][0] for name, result in (single | means).items()}
+    assert "minus_first" not in covered["plain-1"] and "minus_first" not in covered["plain-22"]
+    differences = [covered[f"plus-{seed}"]["AP"] - covered[f"plain-{seed}"]["AP"] for seed in (1, 22)]
+    assert [covered[f"plus-{seed}"]["minus_first"] for seed in (1, 22)] == pytest.approx(differences)
+    assert covered["plus"]["minus_first"] == pytest.approx(np.mean(differences))
+    low, high = covered["plus"]["minus_first_interval"]
+    assert low <= high and "samples" not in json.dumps(report)
+    assert "plus-1" not in capsys.readouterr().out  # tables show the means
+
+
 def test_figures_are_those_of_the_public_functions(run, saved, scenes):
     """Scores of clean, mirrored and masked images, one image at a time, by the model and processor alone."""
     folder = saved("m")
@@ -269,6 +287,7 @@ def test_photographs_in_a_folder(run, saved, tmp_path):
         (["--hole_ratio", "0.5"], "two numbers for each interval"),
         (["--size_limits", "96", "32"], "the smaller first"),
         (["--split", "tset"], "no split 'tset'"),
+        (["--seeds", "2"], "takes as many models of each training, got 1"),
         (["--tune_thresholds", "test"], "would tune on images that are measured on"),
         (["--split", "val", "--tune_thresholds", "validation"], "would tune on images that are measured on"),
         (["--split", "val", "--tune_thresholds", "trainval"], "would tune on images that are measured on"),
