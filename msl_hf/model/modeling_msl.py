@@ -25,7 +25,7 @@ from .views_msl import Views, resized_by, views_of
 
 GROUPS = 4  # of images with similar numbers of visible patches
 LENGTHS = 32  # different numbers of patches at most, in each of which compiled code and libraries have to be set up
-PREFIX_TOKENS = ("cls_token", "distillation_token", "register_tokens")  # as native backbones name them
+PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")  # of native backbones
 
 SHORT_CARD = """---
 library_name: transformers
@@ -64,6 +64,7 @@ class MSLForImageClassification(PreTrainedModel):
     def __init__(self, config: MSLConfig):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config)
+        _check_forward(self.backbone)
         self.head = self._build_head()
         self._backbone_kwargs = _backbone_kwargs(self.backbone)
         self.post_init()
@@ -125,7 +126,8 @@ class MSLForImageClassification(PreTrainedModel):
         Args:
             backbone: Hub id or folder of an image model: `"timm/resnet101.tv_in1k"`, `"facebook/dinov2-base"`, ...
                 With `pretrained=False` also the bare name of a timm architecture. Or the model itself, as `AutoModel`
-                loads it, whose weights are copied.
+                loads it, whose weights are copied. Of a model of images and texts (CLIP, SigLIP) its visual tower
+                alone.
             label_names: The class names in order; C of them.
             head: `"csra"`, `"linear"` or `"ml_decoder"`.
             num_heads: Number of CSRA heads: 1, 2, 4, 6 or 8.
@@ -141,13 +143,15 @@ class MSLForImageClassification(PreTrainedModel):
         """
         id2label = _id2label(label_names)
         backbone = backbone if isinstance(backbone, PreTrainedModel) else os.fspath(backbone)
+        if hasattr(getattr(backbone, "config", None), "vision_config"):
+            backbone = backbone.vision_model
         if isinstance(backbone, PreTrainedModel):
             source, backbone_config = (backbone if pretrained else None), copy.deepcopy(backbone.config)
         elif pretrained:
             verbosity = logging.get_verbosity()
             logging.set_verbosity_error()  # the report that the ImageNet classifier was left out
             try:
-                source = AutoModel.from_pretrained(backbone)
+                source = _load_backbone(backbone)
             except OSError as error:
                 raise OSError(f"{backbone}: is no backbone that can be loaded ({error})") from error
             finally:
@@ -165,8 +169,8 @@ class MSLForImageClassification(PreTrainedModel):
             _adapt_timm_config(backbone_config, source, height, width, output_stride)
         elif output_stride is not None:
             raise ValueError(f"output_stride is for CNNs of timm, and {backbone_config.model_type} is none")
-        if backbone_config.model_type != "timm_wrapper" and "swin" not in backbone_config.model_type:  # which fills up
-            _check_size(getattr(backbone_config, "patch_size", None), height, width)
+        if backbone_config.model_type != "timm_wrapper":
+            _check_size(_native_patch_size(backbone_config), height, width)
         config = MSLConfig(
             backbone_config=backbone_config,
             head=head,
@@ -247,11 +251,12 @@ class MSLForImageClassification(PreTrainedModel):
 
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         keep: torch.Tensor | None = None,
         num_visible: list[int] | None = None,
         return_dict: bool | None = None,
+        features: torch.Tensor | None = None,
     ) -> ImageClassifierOutput:
         """Class logits of a batch of images.
 
@@ -263,11 +268,15 @@ class MSLForImageClassification(PreTrainedModel):
             num_visible: What `count_visible` gives for `keep`, where that was on the host before: counting it on an
                 accelerator makes the host wait.
             return_dict: False returns the tuple `(loss, logits)` or `(logits,)`.
+            features: (B, L, D) local features in place of `pixel_values`, as `local_features` gives them: the head
+                alone is run.
 
         Returns:
             `loss` (scalar or None) and `logits` (B, C); probabilities are their sigmoid.
         """
-        if keep is not None and self.can_skip_removed_patches:
+        if features is not None:
+            logits = self.head(features)
+        elif keep is not None and self.can_skip_removed_patches:
             logits = self._visible_logits(pixel_values, keep, num_visible or self.count_visible(keep))
         else:
             logits = self.head(self._local_features(pixel_values)[0])
@@ -279,6 +288,10 @@ class MSLForImageClassification(PreTrainedModel):
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def local_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the head reads: (B, 3, H, W) images -> (B, L, D) features of L locations."""
+        return self._local_features(pixel_values)[0]
 
     def score_maps(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Where the evidence for each class lies: (B, 3, H, W) images -> (B, C, h, w) class score maps.
@@ -341,7 +354,7 @@ class MSLForImageClassification(PreTrainedModel):
         if network is not None:
             return getattr(network.patch_embed, "patch_size", None) if _cuts_patches(network) else None
         config = self.config.backbone_config
-        return None if "swin" in config.model_type else getattr(config, "patch_size", None)
+        return _native_patch_size(config)
 
     @property
     def can_skip_removed_patches(self) -> bool:
@@ -416,13 +429,26 @@ def _id2label(label_names: list[str]) -> dict[int, str]:
     return dict(enumerate(label_names))
 
 
+def _load_backbone(backbone: str) -> PreTrainedModel:
+    """The pretrained network of a name or folder; of a model of images and texts its visual tower alone."""
+    vision = getattr(AutoConfig.from_pretrained(backbone), "vision_config", None)
+    if vision is None:
+        return AutoModel.from_pretrained(backbone)
+    model, report = AutoModel.from_pretrained(backbone, config=vision, output_loading_info=True)
+    if report["missing_keys"]:  # which would be random: its tower has other names there
+        raise ValueError(f"{backbone}: the weights of its visual tower ({vision.model_type}) cannot be told from the "
+                         f"others, such as {sorted(report['missing_keys'])[0]}; pass the tower itself")  # fmt: skip
+    return model
+
+
 def _config_without_weights(backbone: str):
     import timm
 
     architecture = backbone.removeprefix("timm/").split(".")[0]
     if not os.path.isdir(backbone) and timm.is_model(architecture):
         return AutoConfig.for_model("timm_wrapper", architecture=architecture)
-    return AutoConfig.from_pretrained(backbone)
+    config = AutoConfig.from_pretrained(backbone)
+    return getattr(config, "vision_config", config)
 
 
 def _own_size(source) -> int | tuple[int, int]:
@@ -448,6 +474,14 @@ def _check_size(patch_size: int | tuple[int, int] | None, height: int, width: in
             below = f"{side - side % step} or " if side > step else ""
             raise ValueError(f"image_size {side} is no multiple of the backbone's patches of {step} pixels; "
                              f"the next ones are {below}{side + -side % step}")  # fmt: skip
+
+
+def _native_patch_size(config) -> int | tuple[int, int] | None:
+    """Side of the patches of a network of transformers; None of Swin transformers, which fill up what is missing."""
+    if "swin" in config.model_type:
+        return None
+    size = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None)  # patches of Hiera overlap
+    return tuple(size) if isinstance(size, list) else size
 
 
 def _cuts_patches(network) -> bool:
@@ -496,6 +530,17 @@ def _resample_timm(source, target, height: int, width: int) -> None:
     network.set_input_size(img_size=(height, width), **arguments)
 
 
+def _check_forward(backbone: PreTrainedModel) -> None:
+    """Refuse networks that want more than images, such as patches and their shapes."""
+    first, *others = inspect.signature(backbone.forward).parameters.values()
+    needed = [
+        other.name for other in others if other.default is other.empty and other.kind is other.POSITIONAL_OR_KEYWORD
+    ]
+    if first.name != "pixel_values" or needed:
+        raise ValueError(f"a {backbone.config.model_type!r} network takes no batch of images alone "
+                         f"(it wants {', '.join([first.name, *needed])}), and cannot be a backbone here")  # fmt: skip
+
+
 def _backbone_kwargs(backbone: PreTrainedModel) -> dict[str, bool]:
     """Native ViTs interpolate their position embeddings only on request; at their own size this changes nothing."""
     if "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters:
@@ -517,22 +562,28 @@ def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
     """Class, distillation and register tokens before the patch tokens; they are no locations."""
     if hasattr(backbone, "timm_model"):
         return getattr(backbone.timm_model, "num_prefix_tokens", 0)
+    if backbone.config.model_type == "dinov3_convnext":
+        return 1  # the mean of the others
     embeddings = getattr(backbone, "embeddings", None)
     tokens = (getattr(embeddings, name, None) for name in PREFIX_TOKENS)
-    return sum(token.shape[1] for token in tokens if token is not None)
+    return sum(1 if token.dim() == 1 else token.shape[1] for token in tokens if token is not None)
 
 
 def _normalize(features: torch.Tensor, backbone: PreTrainedModel) -> torch.Tensor:
     """(B, L, D) features through the last layer normalisation of backbones that pool before it.
 
-    ConvNeXt does, and in timm BEiT and ViTs with average pooling; their local features alone are of any scale, and
-    heads on them learn slowly. Other backbones normalise before, or not at all, or are not known here.
+    ConvNeXt and CLIP do, and in timm BEiT and ViTs with average pooling; their local features alone are of any scale,
+    and heads on them learn slowly. Other backbones normalise before, or not at all, or are not known here.
     """
     network = getattr(backbone, "timm_model", None)
     if network is not None:
         norms = [getattr(network, "fc_norm", None), getattr(getattr(network, "head", None), "norm", None)]
+    elif backbone.config.model_type in ("convnext", "convnextv2"):
+        norms = [backbone.layernorm]
+    elif backbone.config.model_type == "clip_vision_model":
+        norms = [getattr(backbone, "vision_model", backbone).post_layernorm]
     else:
-        norms = [backbone.layernorm] if backbone.config.model_type in ("convnext", "convnextv2") else []
+        norms = []
     for norm in norms:
         if isinstance(norm, nn.LayerNorm):
             # Not through the module: that of a convolutional network expects the channels in another place.
@@ -543,7 +594,8 @@ def _normalize(features: torch.Tensor, backbone: PreTrainedModel) -> torch.Tenso
 def _grid(num_locations: int, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of `num_locations` square cells that cover a (height, width) image."""
     rows = round(math.sqrt(num_locations * height / width))
-    for candidate in (rows, rows + 1, rows - 1):
+    candidates = (rows, rows + 1, rows - 1) if height != width else (rows,) if rows * rows == num_locations else ()
+    for candidate in candidates:
         if candidate > 0 and num_locations % candidate == 0:
             return candidate, num_locations // candidate
     raise ValueError(f"{num_locations} locations do not form a grid over a {height} x {width} image")
