@@ -106,9 +106,15 @@ class MultiLabelCollator:
         self.num_labels, self.ignored_as = num_labels, ignored_as
 
     def __call__(self, items: Sequence[Mapping]) -> dict[str, torch.Tensor | list[str]]:
-        """Returns `pixel_values` (B, 3, H, W), float `labels` (B, C) and, where items have them, `image_ids`."""
-        targets = make_targets(items, self.num_labels, self.ignored_as)
-        batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items]), "labels": targets}
+        """Returns float `labels` (B, C), `image_ids` where items have them, and what the network is to see.
+
+        That is `pixel_values` (B, 3, H, W), or `features` (B, L, D) of a cache; either may have its masked copy beside
+        it, `masked_pixel_values` or `masked_features`.
+        """
+        batch = {"labels": make_targets(items, self.num_labels, self.ignored_as)}
+        for name in ("pixel_values", "masked_pixel_values", "features", "masked_features"):
+            if name in items[0]:
+                batch[name] = torch.stack([item[name] for item in items])
         if all(item.get("image_id") is not None for item in items):
             batch["image_ids"] = [item["image_id"] for item in items]
         return batch

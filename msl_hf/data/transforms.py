@@ -160,6 +160,8 @@ class ImageDataset(Dataset):
         seed: Seed of the augmentation.
         normalize: False leaves `pixel_values` in uint8, a quarter of the memory on their way to the device, where
             `MSLTrainer` normalises them.
+        first_size: (height, width) of augmented images in the first epochs, instead of the processor's own size.
+        first_epochs: So many epochs.
     """
 
     def __init__(
@@ -170,8 +172,11 @@ class ImageDataset(Dataset):
         crop_scale: tuple[float, float] = CROP_SCALE,
         seed: int = 0,
         normalize: bool = True,
+        first_size: tuple[int, int] | None = None,
+        first_epochs: int = 0,
     ):
         self.dataset = undecoded(dataset)
+        self.first_size, self.first_epochs = first_size, first_epochs
         self.processor, self.augment, self.crop_scale, self.seed = processor, augment, tuple(crop_scale), seed
         self.normalize = normalize
         # In shared memory, so that workers that already run see the epoch change.
@@ -192,10 +197,12 @@ class ImageDataset(Dataset):
         if self.augment:
             # No side of a crop is shorter than this share of the image's shorter one: a larger image is not decoded.
             share = math.sqrt(self.crop_scale[0] * CROP_RATIO[0])
-            side = math.ceil(max(input_size(self.processor)) / share)
+            epoch = int(self._epoch)
+            size = self.first_size if epoch < self.first_epochs else input_size(self.processor)
+            side = math.ceil(max(size) / share)
             image = read_image(row, (side, side))
-            rng = np.random.default_rng([self.seed, int(self._epoch), index])
-            pixel_values = augmented_pixels(image, self.processor, rng, self.crop_scale)
+            rng = np.random.default_rng([self.seed, epoch, index])
+            pixel_values = augmented_pixels(image, self.processor, rng, self.crop_scale, size)
             if self.normalize:
                 pixel_values = normalized(pixel_values, self.processor.image_mean, self.processor.image_std)
         elif self.normalize:
@@ -293,8 +300,9 @@ def augmented_pixels(
     processor: ViTImageProcessor,
     rng: np.random.Generator,
     crop_scale: tuple[float, float] = CROP_SCALE,
+    size: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """(3, H, W) uint8 pixels of a random crop, flipped half of the time."""
+    """(3, H, W) uint8 pixels of a random crop, flipped half of the time; of the processor's size, or this one."""
     top, left, height, width = random_crop(image.height, image.width, rng, crop_scale)
     pixels = tv.resized_crop(
         tv.pil_to_tensor(image),
@@ -302,7 +310,7 @@ def augmented_pixels(
         left,
         height,
         width,
-        list(input_size(processor)),
+        list(size or input_size(processor)),
         interpolation=tv.InterpolationMode(PILImageResampling(processor.resample).name.lower()),
         antialias=True,
     )

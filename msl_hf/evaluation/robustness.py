@@ -24,6 +24,7 @@ class MaskedDataset(Dataset):
         seed: Seed of the choice of masks.
         fill: What is seen where pixels are removed, as for `apply_mask`; with `"image"` and `"mixed"` another image of
             the data set, which (seed, i) choose.
+        keep_value: Factor on kept pixels, as for `apply_mask`.
 
     Raises:
         ValueError: where another image is to be seen, and there is none.
@@ -37,8 +38,9 @@ class MaskedDataset(Dataset):
         image_std: Sequence[float],
         seed: int = 0,
         fill: str = "black",
+        keep_value: float = 1.0,
     ):
-        self.dataset, self.masks, self.seed, self.fill = dataset, masks, seed, fill
+        self.dataset, self.masks, self.seed, self.fill, self.keep_value = dataset, masks, seed, fill, keep_value
         self.image_mean, self.image_std = image_mean, image_std
         if fill in ("image", "mixed") and len(dataset) < 2:
             raise ValueError(f"fill={fill!r} shows another image of the data set, which has {len(dataset)}")
@@ -51,7 +53,7 @@ class MaskedDataset(Dataset):
         image = item["pixel_values"].unsqueeze(0)
         generator = counter_generator(self.seed, index)
         keep = self.masks.sample(1, image.shape[-2:], generator=generator)
-        if image.dtype == torch.uint8 and self.fill == "black":
+        if image.dtype == torch.uint8 and self.fill == "black" and self.keep_value == 1:
             item["pixel_values"] = image.masked_fill(~keep, 0).squeeze(0)
         else:
             statistics, others = (self.image_mean, self.image_std), None
@@ -60,6 +62,6 @@ class MaskedDataset(Dataset):
                 other = self.dataset[(index + shift) % len(self)]["pixel_values"]
                 others = normalized(other.unsqueeze(0), *statistics)
             image = normalized(image, *statistics)
-            masked = apply_mask(image, keep, *statistics, self.fill, generator=generator, others=others)
+            masked = apply_mask(image, keep, *statistics, self.fill, self.keep_value, generator, others)
             item["pixel_values"] = masked.squeeze(0)
         return item

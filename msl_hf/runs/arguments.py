@@ -34,6 +34,12 @@ class ModelArguments:
     )
     from_scratch: bool = field(default=False, metadata={"help": "Random weights; --backbone may be a timm name."})
     image_size: int | None = field(default=None, metadata={"help": "Side of the input; default: the backbone's own."})
+    final_image_size: int | None = field(
+        default=None,
+        metadata={"help": "Train the last --final_epochs with this larger side, for which the model is made; those "
+                          "before with --image_size."},
+    )  # fmt: skip
+    final_epochs: int = field(default=2, metadata={"help": "Epochs of --final_image_size."})
     output_stride: int | None = field(
         default=None,
         metadata={"help": "16 or 8: finer features of timm CNNs, at more cost; default: the network's own."},
@@ -169,10 +175,17 @@ def parse_arguments(argv: Sequence[str], description: str, *extra: type, without
     groups = (DataArguments, *extra, ModelArguments, MaskArguments, RunArguments, MSLTrainingArguments)
     data, *others, model, masks, run, training = parse_flags(argv, description, *groups, without_data=without_data)
     _check(model, data, masks)
+    if model.final_image_size is not None and not 0 < model.final_epochs < training.num_train_epochs:
+        raise RunError(f"--final_epochs {model.final_epochs} must lie between 0 and --num_train_epochs "
+                       f"{training.num_train_epochs:g}, of which those before have --image_size")  # fmt: skip
+    if model.final_image_size is not None and training.max_steps > 0:
+        raise RunError("--final_image_size counts epochs, and --max_steps steps; leave one of them out")
     if not run.view_cost >= 1:
         raise RunError(f"--view_cost must be at least 1, the cost of a plain pass, got {run.view_cost}")
     if model.from_scratch and training.freeze_batch_norm:
         raise RunError("--freeze_batch_norm keeps the statistics of pretrained weights, and --from_scratch has none")
+    if model.from_scratch and (training.freeze_backbone or training.freeze_stages):
+        raise RunError("--freeze_backbone and --freeze_stages keep pretrained weights, and --from_scratch has none")
     if run.save_adapter and not training.lora_rank:
         raise RunError("--save_adapter writes the adapters of --lora_rank, which is not set")
     if training.output_dir in (None, "trainer_output"):

@@ -271,6 +271,10 @@ def load_trained(path: str):
 
 def load_model(model: ModelArguments, label_names: list[str]):
     """(model, image processor): from a backbone with a new head, or from an MSL model."""
+    if model.model and model.final_image_size is not None:
+        raise RunError("--final_image_size makes a model of its size; it goes with --backbone, not with --model")
+    if model.final_image_size is not None and model.image_size is None:
+        raise RunError("--final_image_size is of the last epochs; say with --image_size what those before have")
     if model.model:
         network, processor = load_trained(model.model)
         input_size(processor)  # which a batch needs
@@ -285,7 +289,7 @@ def load_model(model: ModelArguments, label_names: list[str]):
         head=model.head,
         num_heads=model.num_heads,
         csra_lambda=model.csra_lambda,
-        image_size=model.image_size,
+        image_size=model.final_image_size or model.image_size,
         output_stride=model.output_stride,
         pretrained=not model.from_scratch,
     )
@@ -298,4 +302,6 @@ def load_model(model: ModelArguments, label_names: list[str]):
         model.image_std,
         model.interpolation,
     )
+    if model.final_image_size is not None:
+        network.check_input_size(model.image_size, model.image_size)
     return network, processor

@@ -120,6 +120,9 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     augmentation = {
         "augment": True, "crop_scale": arguments.data.crop_scale, "seed": training.seed, "normalize": False
     }  # fmt: skip
+    if arguments.model.final_image_size is not None:
+        augmentation["first_size"] = (arguments.model.image_size,) * 2
+        augmentation["first_epochs"] = math.ceil(training.num_train_epochs) - arguments.model.final_epochs
     if is_stream:
         train_images = StreamedImages(splits.train, processor, arguments.data.drop_bad_images, **augmentation)
     else:
@@ -151,8 +154,11 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
             print(f"Training on {images} images, {len(label_names)} classes, {describe_threads(threads)}, "
                   f"{'bfloat16 autocast' if training.bf16 else 'float32'}"
                   f"{f', {describe_workers(workers)}' if workers else ''}"
-                  f"{', batch normalisation frozen' if trainer.frozen_batch_norms else ''}")  # fmt: skip
+                  f"{_describe_frozen(trainer)}")  # fmt: skip
         with _full_disk_explained(output_dir), _training_explained():
+            if training.cache_features:
+                with user_input():
+                    trainer.cache_features()
             trainer.train(resume_from_checkpoint=resume)
         if trainer.state.global_step == 0:
             raise RunError("nothing was trained: there was not one whole batch of images, or not one step to take")
@@ -161,6 +167,13 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
                   "--resume_from_checkpoint goes on")  # fmt: skip
             sys.exit(128 + signal.SIGTERM)
         return _measure_and_write(arguments, trainer, splits, test_masks, time.time() - start)
+
+
+def _describe_frozen(trainer: MSLTrainer) -> str:
+    if trainer.args.freeze_backbone:
+        return ", backbone frozen"
+    stages = f", stem and first {trainer.args.freeze_stages} stages frozen" if trainer.args.freeze_stages else ""
+    return stages + (", batch normalisation frozen" if trainer.frozen_batch_norms else "")
 
 
 def _measure_and_write(

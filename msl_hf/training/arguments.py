@@ -14,13 +14,15 @@ SETTINGS = (
     "lr_step_epochs", "lr_warmup_epochs", "warmup_steps", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "loss_weights",
     "classification_loss", "asl_gamma_neg", "asl_gamma_pos", "asl_clip", "head_lr_multiplier", "mask_fill",
-    "mask_keep_value", "masked_forward", "masked_share", "mask_augmentation", "lora_rank", "ema_decay",
+    "mask_keep_value", "masked_forward", "masked_share", "mask_augmentation", "lora_rank", "freeze_backbone",
+    "freeze_stages", "layer_decay", "cache_features", "cached_views", "feature_dtype", "ema_decay",
     "freeze_batch_norm", "sync_batch_norm",
 )  # fmt: skip
 LEAST = {
     "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
     "dataloader_num_workers": 0, "lr_step_epochs": 1, "lr_warmup_epochs": 0, "asl_gamma_neg": 0, "asl_gamma_pos": 0,
-    "asl_clip": 0, "lora_rank": 0,
+    "asl_clip": 0, "lora_rank": 0, "freeze_stages": 0,
+    "cached_views": 1,
 }  # fmt: skip
 # Settings of `TrainingArguments` that loss and data of this trainer do not know: what they may be, and why not others.
 REFUSED = {
@@ -86,6 +88,17 @@ class MSLTrainingArguments(TrainingArguments):
             training image is masked in the one forward.
         lora_rank: Freeze the backbone and train low-rank adapters (LoRA) of this rank on its linear layers and
             convolutions, and the head; needs PEFT. 0 trains everything.
+        freeze_backbone: Train the head alone: the backbone runs as in inference, without dropout and gradients.
+        freeze_stages: Do so with the stem and the first stages of the backbone (of ViTs: layers). 0 trains all.
+        cache_features: With `freeze_backbone`: compute the features that the head reads once, and train on them. Each
+            image is cached in `cached_views` views, whole and, where the loss has a masked branch, masked; epoch e
+            trains on view e modulo their number. The evaluation during training is cached, too.
+        cached_views: Random crops of each training image that are cached.
+        feature_dtype: How features are stored: `"float16"`, `"bfloat16"` or `"float32"`.
+        feature_dir: Where they lie; None is the folder `features` in the output folder. Runs whose heads, losses,
+            rates and epochs alone differ can share one.
+        layer_decay: Learning rate of each layer of the backbone, as a share of that of the layer above it, in (0, 1];
+            ViTs are often fine-tuned with 0.65 to 0.9. 1 is one rate for all.
         ema_decay: Evaluate and keep an exponential moving average of the weights, with this factor on the average so
             far (0.99 or so); 0 keeps the weights of the last step.
         freeze_batch_norm: Batch normalisation computes with the running statistics that the weights were pretrained
@@ -155,6 +168,25 @@ class MSLTrainingArguments(TrainingArguments):
     lora_rank: int = field(
         default=0, metadata={"help": "Freeze the backbone but for low-rank adapters of this rank; 0 trains all of it."}
     )
+    freeze_backbone: bool = field(default=False, metadata={"help": "Train the head alone, on the backbone as it is."})
+    freeze_stages: int = field(
+        default=0, metadata={"help": "Freeze the stem and so many first stages of the backbone (of ViTs: layers)."}
+    )
+    cache_features: bool = field(
+        default=False,
+        metadata={"help": "With --freeze_backbone: compute the backbone's features once, and train the head on them."},
+    )
+    cached_views: int = field(default=4, metadata={"help": "Random crops of each training image that are cached."})
+    feature_dtype: str = field(
+        default="float16",
+        metadata={"help": "How features are stored.", "choices": ["float16", "bfloat16", "float32"]},
+    )
+    feature_dir: str | None = field(
+        default=None, metadata={"help": "Where features lie, for several runs; default: OUTPUT_DIR/features."}
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Learning rate of each layer, as a share of that of the layer above it."}
+    )
     ema_decay: float = field(
         default=0.0, metadata={"help": "Moving average of the weights: the factor on the average; 0 is none."}
     )
@@ -184,7 +216,7 @@ class MSLTrainingArguments(TrainingArguments):
         Raises:
             ValueError: naming the setting.
         """
-        for name in ("classification_loss", "mask_fill", "masked_forward"):
+        for name in ("classification_loss", "mask_fill", "masked_forward", "feature_dtype"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -205,6 +237,9 @@ class MSLTrainingArguments(TrainingArguments):
         if self.mask_augmentation and any(self.loss_weights[1:]):
             raise ValueError(f"mask_augmentation replaces the masked branch: set loss_weights to 1 0 0, "
                              f"got {self.loss_weights}")  # fmt: skip
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+        self._check_freezing()
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if self.ema_decay and self.load_best_model_at_end:
@@ -217,6 +252,23 @@ class MSLTrainingArguments(TrainingArguments):
             value = getattr(self, name, None)
             if value is not None and value not in allowed:
                 raise ValueError(f"{name}={value!r} would have no effect here, or a wrong one: {reason}")
+
+    def _check_freezing(self) -> None:
+        frozen = {"freeze_backbone": self.freeze_backbone, "lora_rank": self.lora_rank > 0}
+        partly = {"freeze_stages": self.freeze_stages > 0, "layer_decay": self.layer_decay != 1}
+        given = [name for name, is_set in {**frozen, **partly}.items() if is_set]
+        if len(given) > 1 and any(frozen.values()):
+            raise ValueError(f"{given[0]} freezes the backbone, so that {given[1]} would have no effect, or another")
+        if self.cache_features and not self.freeze_backbone:
+            raise ValueError(
+                "cache_features keeps what a backbone gives that does not change: set freeze_backbone, too"
+            )
+        if self.cache_features and self.masked_forward in ("visible", "sequential"):
+            raise ValueError(f"masked_forward={self.masked_forward!r} says how the backbone runs, and with "
+                             "cache_features it runs once, on all patches; leave it out")  # fmt: skip
+        if self.freeze_backbone and self.freeze_batch_norm is False:
+            raise ValueError("freeze_backbone keeps the statistics of batch normalisation, too: leave out "
+                             "freeze_batch_norm=False")  # fmt: skip
 
     def what_makes_a_run(self) -> dict:
         """The settings that decide what comes out, as plain values; not paths, logging or hardware."""

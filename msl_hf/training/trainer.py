@@ -19,12 +19,13 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..data.schema import MultiLabelCollator, class_names_of
-from ..data.transforms import StreamedImages, normalized
+from ..data.transforms import ImageDataset, StreamedImages, normalized
 from ..evaluation.metrics import metrics_from_logits
 from ..hub.card import METRICS, is_our_card, write_card
 from ..masks import MaskBank, apply_mask, counter_generator
@@ -41,7 +42,16 @@ from .adapters import (
 from .arguments import MSLTrainingArguments
 from .averaging import WeightAverage
 from .callbacks import SetEpoch
+from .features import (
+    FeatureFiles,
+    View,
+    ViewDataset,
+    batches_of,
+    check_space,
+    open_files,
+)
 from .finite import FiniteCheck, check_finite_weights, check_targets
+from .layers import freeze_backbone, frozen_parts, layer_depths
 from .losses import MSLLoss, make_classification_loss
 from .parts import choose_ignored_as, classes_of, has_images, in_schema, make_images, make_model, make_processor
 from .precision import run_depthwise_in_float32
@@ -153,6 +163,7 @@ class MSLTrainer(Trainer):
         self.masks, self.pos_weight, self.peft_config = masks, pos_weight, peft_config
         self.image_mean = getattr(processing_class, "image_mean", None)
         self.image_std = getattr(processing_class, "image_std", None)
+        self._cached = None
         self.args, self._loss_settings, self._own_callbacks, self._looked_at = args, None, [], None
         if (peft_config is not None or args.lora_rank) and kwargs.get("optimizers", (None, None))[0] is not None:
             raise ValueError("an optimizer that is given knows nothing of the adapters, which are made after it; "
@@ -232,6 +243,8 @@ class MSLTrainer(Trainer):
         # Beside adapters the network is frozen, and its statistics are part of it: no adapter file would hold them.
         if has_adapters(model):
             freeze_namesakes(model)  # a checkpoint that was loaded makes them trainable
+        if args.freeze_backbone or args.freeze_stages:
+            freeze_backbone(model, None if args.freeze_backbone else args.freeze_stages)
         if self._looked_at is not model:  # not again on resuming, when random weights have become trained ones
             self._looked_at, freeze = model, args.freeze_batch_norm or has_adapters(model)
             norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
@@ -239,8 +252,10 @@ class MSLTrainer(Trainer):
                 self.frozen_batch_norms = [] if args.sync_batch_norm else list(filter(has_statistics, norms))
             else:
                 self.frozen_batch_norms = norms if freeze else []
+        parts = list(frozen_parts(model)) if args.freeze_backbone or args.freeze_stages else []
+        self.in_inference_mode = [*self.frozen_batch_norms, *parts]
         self.joint_forward = args.masked_forward == "joint" or (
-            args.masked_forward == "auto" and joint_equals_separate(model, self.frozen_batch_norms)
+            args.masked_forward == "auto" and joint_equals_separate(model, self.in_inference_mode)
         )
         if args.masked_forward == "visible" and not getattr(model, "can_skip_removed_patches", False):
             raise ValueError("masked_forward='visible' leaves out removed patches, which only an "
@@ -270,7 +285,77 @@ class MSLTrainer(Trainer):
         is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         if isinstance(resume_from_checkpoint, str | os.PathLike) and not is_sharded:
             check_weights(Path(resume_from_checkpoint), self.model)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        if not self.args.cache_features:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        self.cache_features()
+        own = self.train_dataset, self.eval_dataset
+        try:
+            self.train_dataset, self.eval_dataset = self._cached
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.train_dataset, self.eval_dataset = own
+
+    def cache_features(self) -> None:
+        """Compute and keep what the head reads of the training images, and of those that evaluation sees in training.
+
+        `train` does so by itself where `args.cache_features` is set. What is there already is not computed again.
+
+        Raises:
+            ValueError: for data that cannot be cached, a folder with features of something else, a disk that is full.
+        """
+        args, model, images = self.args, self.model, self.train_dataset
+        if self._cached is not None:
+            return
+        if not isinstance(images, ImageDataset) or not isinstance(model, MSLForImageClassification):
+            raise ValueError("cache_features needs an MSLForImageClassification, and images and labels that are no "
+                             "stream: it reads each of them several times")  # fmt: skip
+        if images.first_epochs:
+            raise ValueError("cache_features reads images of one size; leave out final_image_size")
+        numbers = range(args.cached_views if images.augment else 1)
+        masks = self.masks if args.mask_augmentation else None
+        masked = {"mask_fill": args.mask_fill, "mask_keep_value": args.mask_keep_value}
+        whole = [View(images, n, masks, probability=args.mask_augmentation, **masked) for n in numbers]
+        branches = {"features": whole}
+        if self.loss.needs_masked_branch:
+            branches["masked_features"] = [View(images, n, self.masks, **masked) for n in numbers]
+        title = f"Caching {len(numbers)} views of each training image"
+        train = ViewDataset(images, self._computed(branches, "train", title))
+        evaluation = self.eval_dataset
+        if isinstance(evaluation, ImageDataset):
+            whole = {"features": [View(evaluation, 0)]}
+            evaluation = ViewDataset(evaluation, self._computed(whole, "evaluation", "Caching the evaluation images"))
+        self._cached = train, evaluation
+
+    def _computed(self, branches: Mapping[str, list[View]], name: str, title: str) -> dict[str, list[FeatureFiles]]:
+        """The features of views, on disk; every process computes its share."""
+        args, model = self.args, self.model.eval()
+        precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
+        folder = Path(args.feature_dir or Path(args.output_dir) / "features")
+        files = open_files(model, branches, folder, name, args.feature_dtype, precision)
+        views, files_of_views = (list(itertools.chain(*groups.values())) for groups in (branches, files))
+        missing = [file.missing() for file in files_of_views]
+        self.accelerator.wait_for_everyone()  # before anyone writes
+        if self.is_world_process_zero():
+            check_space(files_of_views, title)
+
+        def features_of(pixel_values: torch.Tensor) -> torch.Tensor:
+            parts = pixel_values.split(args.per_device_eval_batch_size)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                return torch.cat([model.local_features(self._on_device(part)).cpu() for part in parts])
+
+        share = [blocks[args.process_index :: args.world_size] for blocks in missing]
+        progress = tqdm(total=sum(map(len, itertools.chain(*share))), unit=" images", desc=title,
+                        disable=args.disable_tqdm or not self.is_local_process_zero())  # fmt: skip
+        with progress:
+            for view, file, blocks in zip(views, files_of_views, share, strict=True):
+                for rows, pixel_values in batches_of(view, blocks, args.dataloader_num_workers):
+                    file.write(rows, features_of(pixel_values))
+                    progress.update(len(rows))
+        self.accelerator.wait_for_everyone()
+        return files
+
+    def _on_device(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self._normalized({"pixel_values": pixel_values.to(self.args.device)})["pixel_values"]
 
     def _init_training_state(
         self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
@@ -309,40 +394,45 @@ class MSLTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Equation 1 in training; plain classification loss of the whole image in evaluation."""
-        pixel_values, labels = self._normalized(inputs)["pixel_values"], inputs.get("labels")
+        labels, name = inputs.get("labels"), "features" if "features" in inputs else "pixel_values"
+        seen = self._normalized(inputs)[name]
         if labels is None:
             raise ValueError("the batch has no 'labels'; MSLTrainer needs multi-hot labels (B, C)")
         if model.training not in self._checked_modes:
             check_targets(labels)
             self._checked_modes.add(model.training)
         if not model.training:
-            outputs = model(pixel_values=pixel_values)
+            outputs = model(**{name: seen})
             plain = MSLLoss((1, 0, 0), self.loss.classification_loss).eval()
             loss = plain(outputs.logits, None, labels)["loss"]
             return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
         self.loss.train()
-        for module in self.frozen_batch_norms:
+        for module in self.in_inference_mode:
             module.eval()  # Trainer puts the whole model into training mode before every step
         if not self.loss.needs_masked_branch:
-            if self.args.mask_augmentation:
-                pixel_values = self._mask_some(pixel_values, inputs["pixel_values"])
-            logits, masked_logits, chosen = model(pixel_values=pixel_values).logits, None, None
+            if self.args.mask_augmentation and name == "pixel_values":
+                seen = self._mask_some(seen, inputs[name])
+            logits, masked_logits, chosen = model(**{name: seen}).logits, None, None
         else:
-            generator = self._counter_generator()
-            chosen = self._choose(pixel_values, generator)
-            seen = pixel_values if chosen is None else pixel_values[chosen]
-            keep, masked, num_visible = self._mask(seen, generator, inputs["pixel_values"], chosen)
+            generator, keep, num_visible = self._counter_generator(), None, None
+            chosen = self._choose(seen, generator)
+            if f"masked_{name}" in inputs:  # masked when it was made
+                masked = self._normalized(inputs)[f"masked_{name}"]
+                masked = masked if chosen is None else masked[chosen]
+            else:
+                part = seen if chosen is None else seen[chosen]
+                keep, masked, num_visible = self._mask(part, generator, inputs[name], chosen)
             if self.args.masked_forward == "sequential":
-                logits, masked_logits = self._sequential_logits(model, pixel_values, masked, labels, chosen)
+                logits, masked_logits = self._sequential_logits(model, seen, masked, labels, chosen)
             elif self.args.masked_forward == "visible":
-                logits = model(pixel_values=pixel_values).logits
+                logits = model(pixel_values=seen).logits
                 masked_logits = model(pixel_values=masked, keep=keep, num_visible=num_visible).logits
             elif self.joint_forward:
-                both = model(pixel_values=torch.cat([pixel_values, masked])).logits
-                logits, masked_logits = both.split([len(pixel_values), len(masked)])
+                both = model(**{name: torch.cat([seen, masked])}).logits
+                logits, masked_logits = both.split([len(seen), len(masked)])
             else:
-                logits, masked_logits = model(pixel_values=pixel_values).logits, model(pixel_values=masked).logits
+                logits, masked_logits = (model(**{name: images}).logits for images in (seen, masked))
         losses = self.loss(logits, masked_logits, labels, chosen)
         self._finite.note(losses, labels, self.state.global_step, inputs.get("image_ids", ()))
         for name, value in losses.items():
@@ -354,15 +444,19 @@ class MSLTrainer(Trainer):
 
     def _normalized(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with its images as the network takes them: in uint8 they have come to the device."""
-        pixel_values = inputs["pixel_values"]
-        if self.args.channels_last and pixel_values.dim() == 4:
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        return {**inputs, "pixel_values": normalized(pixel_values, self.image_mean, self.image_std)}
+        result = dict(inputs)
+        for name in ("pixel_values", "masked_pixel_values"):
+            if name in inputs:
+                pixel_values = inputs[name]
+                if self.args.channels_last and pixel_values.dim() == 4:
+                    pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+                result[name] = normalized(pixel_values, self.image_mean, self.image_std)
+        return result
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As in `Trainer`, of images in uint8, too, and of tiles (B, T, 3, H, W), which have no loss."""
         inputs = self._normalized(inputs)
-        if inputs["pixel_values"].dim() < 5:
+        if "features" in inputs or inputs["pixel_values"].dim() < 5:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = tile_logits(model, inputs["pixel_values"].unbind(1))
@@ -539,21 +633,32 @@ class MSLTrainer(Trainer):
         write_card(folder, report, self.args.what_makes_a_run())
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """The optimizer of `Trainer`, with the head's parameters in groups of their own learning rate."""
+        """The optimizer of `Trainer`, with a learning rate of its own for the head, and for each layer where asked."""
         if self.optimizer is not None:
             return super().create_optimizer(model)
         super().create_optimizer(model)
-        named = (self.model if model is None else model).named_parameters()
-        head = {parameter for name, parameter in named if is_head_parameter(name)}
+        factors = self._rate_factors(self.model if model is None else model)
         groups, self.optimizer.param_groups = self.optimizer.param_groups, []
         for group in groups:
-            for is_head, multiplier in ((False, 1.0), (True, self.args.head_lr_multiplier)):
-                parameters = [parameter for parameter in group["params"] if (parameter in head) == is_head]
-                if parameters:
-                    rate = group.get("lr")  # of `optimizer_cls_and_kwargs`, where it has one; Adafactor may have none
-                    rate = rate if rate is None else rate * multiplier
-                    self.optimizer.add_param_group({**group, "params": parameters, "lr": rate})
+            for factor in sorted({factors[parameter] for parameter in group["params"]}):
+                parameters = [parameter for parameter in group["params"] if factors[parameter] == factor]
+                rate = group.get("lr")  # of `optimizer_cls_and_kwargs`, where it has one; Adafactor may have none
+                rate = rate if rate is None else rate * factor
+                self.optimizer.add_param_group({**group, "params": parameters, "lr": rate})
         return self.optimizer
+
+    def _rate_factors(self, model: nn.Module) -> dict[nn.Parameter, float]:
+        """The learning rate of each parameter, as a multiple of `learning_rate`."""
+        factors, args = {}, self.args
+        for name, parameter in model.named_parameters():
+            factors[parameter] = args.head_lr_multiplier if is_head_parameter(name) else 1.0
+        if args.layer_decay != 1:
+            backbone = getattr(self.accelerator.unwrap_model(model), "backbone", model)
+            depths = layer_depths(backbone)
+            for name, parameter in backbone.named_parameters():
+                if factors[parameter] == 1.0:  # not of the head, where the network has no part called backbone
+                    factors[parameter] = args.layer_decay ** (max(depths.values()) - depths[name])
+        return factors
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Weight decay for matrices and filters only, or for every parameter as in the paper."""
@@ -732,13 +837,18 @@ def joint_equals_separate(model: nn.Module, frozen: Sequence[nn.Module] = ()) ->
     """Whether one forward of image and masked image together equals two: no batch statistics, no dropout.
 
     Dropout is looked for in modules and, because native attention applies it as a function, in the configuration.
+
+    Args:
+        model: The network.
+        frozen: Modules that are in inference mode while it is trained.
     """
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module not in frozen:
+    still = {module for part in frozen for module in part.modules()}
+    for module in set(model.modules()) - still:
+        if isinstance(module, _BatchNorm):
             return False
         rates = (getattr(module, name, None) for name in ("p", "drop_prob"))
         if "drop" in type(module).__name__.lower() and any(isinstance(rate, float) and rate > 0 for rate in rates):
             return False
     config = getattr(getattr(model, "config", None), "backbone_config", None)
-    settings = vars(config) if config is not None else {}
+    settings = vars(config) if config is not None and model.backbone not in still else {}
     return not any("drop" in name and isinstance(value, float) and value > 0 for name, value in settings.items())

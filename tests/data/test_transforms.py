@@ -51,6 +51,18 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(scenes):
     assert torch.equal(first[0]["pixel_values"], a[0])
 
 
+def test_first_epochs_may_have_images_of_another_size(scenes):
+    data, processor = load_voc(scenes)["train"], build_processor(None, 32)
+    images = ImageDataset(data, processor, augment=True, first_size=(16, 16), first_epochs=2)
+    plain = ImageDataset(data, processor, augment=True)
+    for epoch, side in ((0, 16), (1, 16), (2, 32)):
+        images.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        assert images[3]["pixel_values"].shape == (3, side, side)
+    assert torch.equal(images[3]["pixel_values"], plain[3]["pixel_values"])
+    assert ImageDataset(data, processor, first_size=(16, 16), first_epochs=2)[0]["pixel_values"].shape[1] == 32
+
+
 def test_workers_see_the_epoch_change(scenes):
     data, processor = load_voc(scenes)["train"].select(range(4)), build_processor(None, 32)
     dataset = ImageDataset(data, processor, augment=True)

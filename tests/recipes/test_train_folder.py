@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from exports import EXPORTS
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from msl_hf import MSLForImageClassification, multilabel_metrics
+from msl_hf import MSLForImageClassification, MSLTrainer, multilabel_metrics
 from msl_hf.data import load_image_folder
 from msl_hf.data.schema import make_targets
 from msl_hf.evaluation.thresholds import tune_thresholds
@@ -192,6 +193,55 @@ def test_low_rank_adapters_end_as_a_model_like_any_other(photos, backbone_folder
     assert best.state_dict().keys() == last.state_dict().keys() == tiny_keys(backbone_folder)
     with pytest.raises(SystemExit, match="--save_adapter writes the adapters of --lora_rank"):
         run(monkeypatch, *settings(photos, backbone_folder, tmp_path, "--save_adapter", "true"))
+
+
+def test_cached_features_are_shared_by_runs_and_leave_an_ordinary_model(
+    photos, backbone_folder, tmp_path, monkeypatch, capsys
+):
+    flags = ["--freeze_backbone", "true", "--cache_features", "true", "--feature_dir", str(tmp_path / "features")]
+    run(monkeypatch, *settings(photos, backbone_folder, tmp_path, *flags))
+    printed = capsys.readouterr().out
+    assert "backbone frozen" in printed and "Caching 4 views of each training image" in printed
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*.npy")}
+    assert len(files) == 9  # four views, whole and masked, and the evaluation
+    model = MSLForImageClassification.from_pretrained(tmp_path / "out")
+    backbone = MSLForImageClassification.from_backbone(
+        backbone_folder("timm_vit"), ["blue", "red"], image_size=32
+    ).backbone
+    assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in model.backbone.state_dict().items())
+    more = ["--output_dir", str(tmp_path / "other"), "--num_train_epochs", "6", "--classification_loss", "asl"]
+    run(monkeypatch, *settings(photos, backbone_folder, tmp_path, *flags, *more))
+    assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "features").rglob("*.npy")}
+    with pytest.raises(SystemExit, match="holds features of another run: .*processor is"):
+        more = ["--output_dir", str(tmp_path / "third"), "--image_size", "48"]
+        run(monkeypatch, *settings(photos, backbone_folder, tmp_path, *flags, *more))
+    with pytest.raises(SystemExit, match="--from_scratch has none"):
+        run(monkeypatch, *settings(photos, backbone_folder, tmp_path, *flags, "--from_scratch", "true"))
+
+
+def test_last_epochs_with_larger_images(photos, backbone_folder, tmp_path, monkeypatch):
+    """The model that is left is of the final size; early steps see the small images, late ones the large ones."""
+    sizes = []
+    compute_loss = MSLTrainer.compute_loss
+
+    def noted(self, model, inputs, *args, **kwargs):
+        if model.training:
+            sizes.append(inputs["pixel_values"].shape[-1])
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(MSLTrainer, "compute_loss", noted)
+    flags = settings(photos, backbone_folder, tmp_path, "--final_image_size", "48", "--final_epochs", "1")
+    run(monkeypatch, *flags)
+    assert sizes == [32] * 3 + [48] * 3
+    assert MSLForImageClassification.from_pretrained(tmp_path / "out").config.image_size == 48
+    assert AutoImageProcessor.from_pretrained(tmp_path / "out").size["height"] == 48
+    for more, message in (
+        (["--final_epochs", "2"], "--final_epochs 2 must lie between 0 and --num_train_epochs 2"),
+        (["--max_steps", "3"], "--final_image_size counts epochs, and --max_steps steps"),
+        (["--image_size", "36"], "image_size 36 is no multiple of the backbone's patches of 8 pixels"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run(monkeypatch, *flags, *more, "--output_dir", str(tmp_path / "other"))
 
 
 def tiny_keys(backbone_folder):
