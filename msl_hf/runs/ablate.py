@@ -32,6 +32,14 @@ from .errors import RunError
 from .output import check_folder, draw, incompleteness, read_json
 
 STOPPED = "stopped"  # a run whose time was up
+# Settings that leave the features of a frozen backbone as they are: rows that differ in these alone share a cache.
+OF_THE_HEAD = {
+    "head", "num_heads", "csra_lambda", "classification_loss", "asl_gamma_neg", "asl_gamma_pos", "asl_clip",
+    "pos_weight", "loss_weights", "masked_share", "learning_rate", "head_lr_multiplier", "weight_decay",
+    "decay_norm_and_bias", "optim", "optim_args", "lr_scheduler_type", "lr_step_epochs", "lr_warmup_epochs",
+    "warmup_steps", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "max_grad_norm", "ema_decay",
+}  # fmt: skip
 PROGRAM = (sys.executable, "-m", "msl_hf")
 KEYS = {"title", "recipe", "config", "seeds", "rows", "hole_ratio"}
 SHOWN = (("clean", "mAP"), ("clean", "CF1"), ("clean", "OF1"), ("masked", "mAP"), ("masked", "CF1"), ("masked", "OF1"))
@@ -119,14 +127,18 @@ class Run:
     row: str
     seed: int
     folder: Path
+    features: Path | None = None
 
     @classmethod
     def make(cls, grid: Grid, row: str, seed: int, output_dir: Path) -> "Run":
         settings = {"recipe": grid.recipe, **read_yaml(grid.config), **grid.rows[row]}
         if str(settings.get("backbone")).endswith(".json"):
             settings["backbone"] = Path(settings["backbone"]).name  # the same wherever the package lies
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        return cls(grid, row, seed, output_dir / "runs" / f"{digest}-{seed}")
+        folder, features = output_dir / "runs" / f"{_digest(settings)}-{seed}", None
+        if settings.get("cache_features"):
+            lasting = {name: value for name, value in settings.items() if name not in OF_THE_HEAD}
+            features = output_dir / "features" / f"{_digest(lasting)}-{seed}"
+        return cls(grid, row, seed, folder, features)
 
     @property
     def finished(self) -> bool:
@@ -159,13 +171,23 @@ class Run:
         return result
 
 
+def _digest(settings: dict) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def image_passes(settings: dict) -> float:
-    """How often the network sees each training image, whole or masked: epochs times branches. The cost of a run."""
+    """How often the network sees each training image, whole or masked: epochs times branches. The cost of a run.
+
+    With cached features it is how often the backbone does: views times branches.
+    """
     w1, w2, w3 = settings["loss_weights"]
-    if w2 == w3 == 0:
-        return settings["num_train_epochs"]
+    is_plain, epochs = w2 == w3 == 0, settings["num_train_epochs"]
+    if settings.get("cache_features"):
+        return settings["cached_views"] * (1 if is_plain else 2)
+    if is_plain:
+        return epochs
     forwards = 2 if settings["masked_forward"] == "sequential" else 1
-    return settings["num_train_epochs"] * (1 + forwards * settings.get("masked_share", 1.0))
+    return epochs * (1 + forwards * settings.get("masked_share", 1.0))
 
 
 def run(argv: list[str]) -> None:
@@ -302,7 +324,8 @@ def _execute(runs: Sequence[Run], jobs: int, until: float | None) -> str | None:
         settings = with_file_beside(run.grid.rows[run.row], run.grid.folder)
         command = [run.grid.command, "--config", str(run.grid.config), "--seed", str(run.seed),
                    "--output_dir", str(run.folder), "--cpu_threads", str(threads),
-                   "--resume_from_checkpoint", str(complete).lower(), *_flags(settings)]  # fmt: skip
+                   "--resume_from_checkpoint", str(complete).lower(), *_flags(settings),
+                   *(["--feature_dir", str(run.features)] if run.features else [])]  # fmt: skip
         problem = _call(command, run, until)
         if problem is None:
             for checkpoint in run.folder.glob("checkpoint-*"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from filelock import FileLock
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
@@ -319,18 +320,24 @@ class MSLTrainer(Trainer):
         if self.loss.needs_masked_branch:
             branches["masked_features"] = [View(images, n, self.masks, **masked) for n in numbers]
         title = f"Caching {len(numbers)} views of each training image"
-        train = ViewDataset(images, self._computed(branches, "train", title))
-        evaluation = self.eval_dataset
-        if isinstance(evaluation, ImageDataset):
-            whole = {"features": [View(evaluation, 0)]}
-            evaluation = ViewDataset(evaluation, self._computed(whole, "evaluation", "Caching the evaluation images"))
+        folder = Path(args.feature_dir or Path(args.output_dir) / "features")
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another run that shares the folder waits, and then finds everything there.
+        with FileLock(folder / ".lock") if self.is_world_process_zero() else contextlib.nullcontext():
+            train = ViewDataset(images, self._computed(branches, folder, "train", title))
+            evaluation = self.eval_dataset
+            if isinstance(evaluation, ImageDataset):
+                whole, title = {"features": [View(evaluation, 0)]}, "Caching the evaluation images"
+                evaluation = ViewDataset(evaluation, self._computed(whole, folder, "evaluation", title))
         self._cached = train, evaluation
 
-    def _computed(self, branches: Mapping[str, list[View]], name: str, title: str) -> dict[str, list[FeatureFiles]]:
+    def _computed(
+        self, branches: Mapping[str, list[View]], folder: Path, name: str, title: str
+    ) -> dict[str, list[FeatureFiles]]:
         """The features of views, on disk; every process computes its share."""
+        self.accelerator.wait_for_everyone()
         args, model = self.args, self.model.eval()
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
-        folder = Path(args.feature_dir or Path(args.output_dir) / "features")
         files = open_files(model, branches, folder, name, args.feature_dtype, precision)
         views, files_of_views = (list(itertools.chain(*groups.values())) for groups in (branches, files))
         missing = [file.missing() for file in files_of_views]

@@ -30,6 +30,9 @@ rate, seed = float(flags.get("rate", [settings["rate"]])[0]), int(flags["seed"][
 here = pathlib.Path(__file__).parent
 with open(here / "calls.txt", "a") as calls:
     calls.write(f"{rate:g} {seed} {flags['resume_from_checkpoint'][0]}\\n")
+if "feature_dir" in flags:
+    with open(here / "features.txt", "a") as features:
+        features.write(f"{rate:g} {seed} {flags['feature_dir'][0]}\\n")
 if (here / "broken").exists() and rate == 0.2:
     sys.exit("error: out of luck")
 output = pathlib.Path(flags["output_dir"][0])
@@ -82,6 +85,20 @@ def write_grid(folder: Path, name: str, rows: dict, **more) -> str:
 
 def calls(recipes: Path) -> list[str]:
     return sorted((recipes / "calls.txt").read_text().splitlines())
+
+
+def test_rows_that_differ_in_the_head_alone_share_their_features(recipes, tmp_path):
+    cached = {"cache_features": True, "learning_rate": 1}
+    rows = {"a": {**cached, "rate": 0.1}, "b": {**cached, "rate": 0.1, "learning_rate": 2, "loss_weights": [1, 0, 0]},
+            "other": {**cached, "rate": 0.3}, "not cached": {"rate": 0.4}}  # fmt: skip
+    ablate(AblateArguments([write_grid(recipes, "cached", rows)], str(tmp_path / "out")))
+    folders = {}
+    for line in (recipes / "features.txt").read_text().splitlines():
+        rate, seed, folder = line.split()
+        folders.setdefault((rate, seed), set()).add(folder)
+    assert set(folders) == {("0.1", "1"), ("0.1", "2"), ("0.3", "1"), ("0.3", "2")}
+    assert all(len(found) == 1 for found in folders.values()) and len(set.union(*folders.values())) == 4
+    assert str(tmp_path / "out" / "features") in min(folders["0.1", "1"])
 
 
 def test_all_rows_and_seeds_run_once_and_are_tabled(recipes, tmp_path, capsys):
@@ -179,6 +196,8 @@ def test_cost_and_summary():
     assert image_passes(settings) == 12 and image_passes({**settings, "masked_forward": "sequential"}) == 18
     assert image_passes({**settings, "loss_weights": [1, 0, 0]}) == 6
     assert image_passes({**settings, "masked_share": 0.5}) == 9
+    cached = {**settings, "cache_features": True, "cached_views": 3}
+    assert image_passes(cached) == 6 and image_passes({**cached, "loss_weights": [1, 0, 0]}) == 3
     assert summary([0.5]) == "50.0" and summary([0.5, 0.6]) == "55.0 ± 7.1"
 
 
