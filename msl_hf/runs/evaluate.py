@@ -82,7 +82,7 @@ class EvaluateArguments(ComparisonArguments):
     size_limits: list[float] = field(
         default_factory=lambda: [32.0, 96.0], metadata={"help": "Sides that divide small, medium and large (pixels)."}
     )
-    seeds: int = field(
+    num_seeds: int = field(
         default=1,
         metadata={"help": "So many models in turn are seeds of one training; tables and figures show their means."},
     )
@@ -168,9 +168,9 @@ def evaluate(arguments: EvaluateArguments) -> dict:
             }
         result["speed"] = measure_inference(model.network, size, device, batch_size)
         results[model.name] = result
-    trainings = _trainings(results, arguments.seeds)
-    for number in range(arguments.seeds):  # a seed with the same seed of the first training
-        _compare_with_first(dict(list(results.items())[number :: arguments.seeds]))
+    trainings = _trainings(results, arguments.num_seeds)
+    for number in range(arguments.num_seeds):  # a seed with the same seed of the first training
+        _compare_with_first(dict(list(results.items())[number :: arguments.num_seeds]))
     _compare_with_first(trainings)
     report = {
         "dataset": arguments.data_dir or "generated scenes",
@@ -210,9 +210,9 @@ def _check(arguments: EvaluateArguments) -> None:
         raise RunError(f"--occluders takes some of {', '.join(KINDS)}, got {unknown[0]}")
     if not all(0 < share <= 1 for share in arguments.covered):
         raise RunError(f"--covered takes shares in (0, 1], got {arguments.covered}")
-    if arguments.seeds < 1 or len(arguments.model) % arguments.seeds:
-        raise RunError(f"--seeds {arguments.seeds} takes as many models of each training, got {len(arguments.model)}; "
-                       "name those of one training after each other")  # fmt: skip
+    if arguments.num_seeds < 1 or len(arguments.model) % arguments.num_seeds:
+        raise RunError(f"--num_seeds {arguments.num_seeds} takes as many models of each training, got "
+                       f"{len(arguments.model)}; name those of one training after each other")  # fmt: skip
     if arguments.num_bootstrap < 1:
         raise RunError(f"--num_bootstrap must be at least 1, got {arguments.num_bootstrap}")
 

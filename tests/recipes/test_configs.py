@@ -88,7 +88,7 @@ def test_plus_is_one_recipe(name):
     """What plus.yaml sets, over voc20.yaml: an image and its masked copy where plain training has two images."""
     plus = parse("plus", "--backbone", "b").training.what_makes_a_run()
     training, plain = parse(name).training.what_makes_a_run(), parse("voc20").training.what_makes_a_run()
-    changed = {"freeze_batch_norm", "loss_weights", "per_device_train_batch_size"}
+    changed = {"freeze_batch_norm", "loss_weights", "mask_fill", "per_device_train_batch_size"}
     assert {key for key in plain if plain[key] != training[key]} == changed
     assert all(training[key] == plus[key] for key in changed)
     assert 2 * training["per_device_train_batch_size"] == plain["per_device_train_batch_size"]

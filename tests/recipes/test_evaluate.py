@@ -82,7 +82,7 @@ def test_two_models_side_by_side(run, saved, scenes, tmp_path, capsys):
 
 def test_means_over_the_seeds_of_two_trainings(run, saved, scenes, capsys):
     models = [saved(name) for name in ("plain-1", "plain-22", "plus-1", "plus-22")]
-    report = run("--data_dir", scenes, "--model", *models, "--seeds", 2, "--occluders", "black", "--covered", 0.5)
+    report = run("--data_dir", scenes, "--model", *models, "--num_seeds", 2, "--occluders", "black", "--covered", 0.5)
     single, means = report["models"], report["trainings"]
     assert list(single) == ["plain-1", "plain-22", "plus-1", "plus-22"] and list(means) == ["plain", "plus"]
     for name in means:
@@ -287,7 +287,7 @@ def test_photographs_in_a_folder(run, saved, tmp_path):
         (["--hole_ratio", "0.5"], "two numbers for each interval"),
         (["--size_limits", "96", "32"], "the smaller first"),
         (["--split", "tset"], "no split 'tset'"),
-        (["--seeds", "2"], "takes as many models of each training, got 1"),
+        (["--num_seeds", "2"], "takes as many models of each training, got 1"),
         (["--tune_thresholds", "test"], "would tune on images that are measured on"),
         (["--split", "val", "--tune_thresholds", "validation"], "would tune on images that are measured on"),
         (["--split", "val", "--tune_thresholds", "trainval"], "would tune on images that are measured on"),
