@@ -36,8 +36,7 @@ def mean_over_seeds(results: Sequence):
         if any(len(value) != len(first) for value in others):
             return None
         return [mean_over_seeds(values) for values in zip(*results, strict=True)]
-    mean = sum(results) / len(results)
-    return int(mean) if all(isinstance(value, int) for value in results) and mean == int(mean) else float(mean)
+    return first if all(value == first for value in others) else float(sum(results) / len(results))
 
 
 def common_name(names: Sequence[str]) -> str:
