@@ -251,7 +251,7 @@ class MSLForImageClassification(PreTrainedModel):
 
     def forward(
         self,
-        pixel_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None,
         labels: torch.Tensor | None = None,
         keep: torch.Tensor | None = None,
         num_visible: list[int] | None = None,
@@ -268,8 +268,8 @@ class MSLForImageClassification(PreTrainedModel):
             num_visible: What `count_visible` gives for `keep`, where that was on the host before: counting it on an
                 accelerator makes the host wait.
             return_dict: False returns the tuple `(loss, logits)` or `(logits,)`.
-            features: (B, L, D) local features in place of `pixel_values`, as `local_features` gives them: the head
-                alone is run.
+            features: (B, L, D) local features, as `local_features` gives them, in place of `pixel_values`, which are
+                then None: the head alone is run.
 
         Returns:
             `loss` (scalar or None) and `logits` (B, C); probabilities are their sigmoid.

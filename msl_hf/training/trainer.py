@@ -20,7 +20,6 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME, logging
@@ -351,7 +350,7 @@ class MSLTrainer(Trainer):
                 return torch.cat([model.local_features(self._on_device(part)).cpu() for part in parts])
 
         share = [blocks[args.process_index :: args.world_size] for blocks in missing]
-        progress = tqdm(total=sum(map(len, itertools.chain(*share))), unit=" images", desc=title,
+        progress = logging.tqdm(total=sum(map(len, itertools.chain(*share))), unit=" images", desc=title,
                         disable=args.disable_tqdm or not self.is_local_process_zero())  # fmt: skip
         with progress:
             for view, file, blocks in zip(views, files_of_views, share, strict=True):
@@ -409,7 +408,7 @@ class MSLTrainer(Trainer):
             check_targets(labels)
             self._checked_modes.add(model.training)
         if not model.training:
-            outputs = model(**{name: seen})
+            outputs = model(**_seen_as(name, seen))
             plain = MSLLoss((1, 0, 0), self.loss.classification_loss).eval()
             loss = plain(outputs.logits, None, labels)["loss"]
             return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
@@ -420,7 +419,7 @@ class MSLTrainer(Trainer):
         if not self.loss.needs_masked_branch:
             if self.args.mask_augmentation and name == "pixel_values":
                 seen = self._mask_some(seen, inputs[name])
-            logits, masked_logits, chosen = model(**{name: seen}).logits, None, None
+            logits, masked_logits, chosen = model(**_seen_as(name, seen)).logits, None, None
         else:
             generator, keep, num_visible = self._counter_generator(), None, None
             chosen = self._choose(seen, generator)
@@ -436,10 +435,10 @@ class MSLTrainer(Trainer):
                 logits = model(pixel_values=seen).logits
                 masked_logits = model(pixel_values=masked, keep=keep, num_visible=num_visible).logits
             elif self.joint_forward:
-                both = model(**{name: torch.cat([seen, masked])}).logits
+                both = model(**_seen_as(name, torch.cat([seen, masked]))).logits
                 logits, masked_logits = both.split([len(seen), len(masked)])
             else:
-                logits, masked_logits = (model(**{name: images}).logits for images in (seen, masked))
+                logits, masked_logits = (model(**_seen_as(name, images)).logits for images in (seen, masked))
         losses = self.loss(logits, masked_logits, labels, chosen)
         self._finite.note(losses, labels, self.state.global_step, inputs.get("image_ids", ()))
         for name, value in losses.items():
@@ -766,6 +765,11 @@ class MSLTrainer(Trainer):
         finally:
             vars(self.args).update(own)
             self.data_collator = collator
+
+
+def _seen_as(name: str, values: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """What a network is called with: images, or features of a cache in their place."""
+    return {"pixel_values": values} if name == "pixel_values" else {"pixel_values": None, name: values}
 
 
 def check_size(train_dataset, args: MSLTrainingArguments) -> None:
