@@ -50,11 +50,8 @@ class View(Dataset):
         self.images = copy.copy(images)
         self.images._epoch = torch.tensor(number)  # of its own
         self.statistics = images.processor.image_mean, images.processor.image_std
-        self.seed, self.probability = (
-            int(np.random.SeedSequence([images.seed, number]).generate_state(1)[0]),
-            probability,
-        )
-        self.masked = None
+        self.seed = int(np.random.SeedSequence([images.seed, number]).generate_state(1)[0])
+        self.probability, self.masked = probability, None
         if masks is not None:
             self.masked = MaskedDataset(self.images, masks, *self.statistics, self.seed, mask_fill, mask_keep_value)
 
@@ -263,12 +260,12 @@ def masks_fingerprint(masks: MaskBank) -> str:
 def images_fingerprint(images: ImageDataset) -> str:
     """Of which images they are: of their names and sizes where they are files, of their bytes where they are not."""
     parts = []
-    for row in images.dataset.select_columns("image"):
-        image = row["image"]
-        if image["bytes"] is not None:
-            parts.append(image["bytes"])
-        else:
-            parts.append(f"{os.path.basename(image['path'])} {os.path.getsize(image['path'])}")
+    for row in images.dataset.select_columns([name for name in ("image", "crop") if name in images.dataset.features]):
+        path, content = row["image"]["path"], row["image"]["bytes"]
+        if content is None:
+            size = os.path.getsize(path) if os.path.isfile(path) else "in an archive"
+            content = f"{os.path.basename(path)} {size}"
+        parts += [content, str(row.get("crop"))]
     return fingerprint(*parts)
 
 
