@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import functools
 import json
 import os
 import random
@@ -429,7 +430,11 @@ def test_killed_at_random_moments_every_image_has_one_row(processes, kind, photo
     command = launched(processes, recipe, "--model", str(photos / "model"), "--images", str(photos / "photos"),
                        "--threshold", "0", "--batch_size", "1", "--use_cpu", "true", "--disable_tqdm", "true",
                        "--output", str(photos / "out" / "labels.jsonl"))  # fmt: skip
-    settings = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "start_new_session": True}
+    settings = {
+        "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "start_new_session": True,
+        # What a shell starts in the background ignores SIGINT, and so would what the tests start then.
+        "preexec_fn": functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    }  # fmt: skip
     rng, grown = random.Random(processes), 0
     for _ in range(4):
         before = sum(part.stat().st_size for part in (photos / "out").glob(".*part*"))

@@ -85,6 +85,7 @@ trainer = Counted(model=model, args=args, train_dataset=data)
 trainer.train()
 trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 json.dump([trained, trainer.reduced], open(f"{output}-{args.process_index}.json", "w"))
+torch.distributed.destroy_process_group()  # its threads may else end after what they use
 """
 
 
