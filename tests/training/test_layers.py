@@ -82,7 +82,7 @@ def test_each_layer_has_its_rate(tiny_model, make_trainer):
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("stages", [True, False])
 def test_depths_begin_at_the_stem_and_grow_along_the_network(name, stages, tiny_model):
-    """A parameter that is reached earlier lies no deeper than one that is reached later, by the order of its names."""
+    """Every parameter has one, without gaps, and what takes the image in has the first."""
     backbone = tiny_model(name).backbone
     depths = layer_depths(backbone, stages)
     assert set(depths) == {key for key, _ in backbone.named_parameters()}
