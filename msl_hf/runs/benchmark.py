@@ -49,6 +49,10 @@ RATIOS = {
     "visible_over_plain_time": ("plain", "visible"),
     "sequential_over_plain_time": ("plain", "sequential"),
     "checkpointed_over_plain_time": ("plain", "checkpointed"),
+    "plain_frozen_over_plain_time": ("plain", "plain_frozen"),
+    "frozen_over_plain_time": ("plain", "frozen"),
+    "plain_low_rank_over_plain_time": ("plain", "plain_low_rank"),
+    "low_rank_over_plain_time": ("plain", "low_rank"),
     "channels_last_alone": ("reference_channels_last", "reference"),
     "one_product_alone": ("reference_one_product", "reference"),
     "joint_alone": ("reference_joint", "reference"),
@@ -60,6 +64,10 @@ MEMORY_RATIOS = {
     "msl_over_plain_memory": ("ours", "plain"),
     "visible_over_plain_memory": ("visible", "plain"),
     "sequential_over_plain_memory": ("sequential", "plain"),
+    "plain_frozen_over_plain_memory": ("plain_frozen", "plain"),
+    "frozen_over_plain_memory": ("frozen", "plain"),
+    "plain_low_rank_over_plain_memory": ("plain_low_rank", "plain"),
+    "low_rank_over_plain_memory": ("low_rank", "plain"),
     "checkpointed_over_plain_memory": ("checkpointed", "plain"),
 }
 

@@ -41,6 +41,10 @@ TRAINER = {
     "visible": {"masked_forward": "visible"},
     "sequential": {"masked_forward": "sequential"},
     "checkpointed": {"gradient_checkpointing": True},
+    "plain_frozen": {"loss_weights": [1.0, 0.0, 0.0], "freeze_backbone": True, "freeze_batch_norm": None},
+    "frozen": {"freeze_backbone": True, "freeze_batch_norm": None},
+    "plain_low_rank": {"loss_weights": [1.0, 0.0, 0.0], "lora_rank": 8, "freeze_batch_norm": None},
+    "low_rank": {"lora_rank": 8, "freeze_batch_norm": None},
     "ours_compiled": {"torch_compile": True},
     "ours_bf16_compiled": {"bf16": True, "torch_compile": True},
 }
@@ -119,6 +123,7 @@ class TrainerStep:
         AcceleratorState._reset_state()  # it is one for the process, and the variants differ in precision
         self.trainer = MSLTrainer(self.model, arguments, masks=masks, processing_class=processor)
         self.trainer.current_gradient_accumulation_steps = 1  # which `train` would set
+        self.model = self.trainer.model  # with adapters, where there are some
         self.optimizer = self.trainer.create_optimizer()
         if arguments.gradient_checkpointing:  # as `Trainer.train` does
             self.model.gradient_checkpointing_enable()
