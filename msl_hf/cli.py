@@ -4,24 +4,24 @@ import difflib
 import importlib
 import sys
 
+from .console.errors import RunError
 from .data.schema import DataError
-from .runs.errors import RunError
 
-# Name -> module of `msl_hf.runs`, whose `run` takes the flags and whose docstring `--help` shows; what it does.
+# Name -> module, whose `run` takes the flags and whose docstring `--help` shows; what it does.
 COMMANDS = {
-    "train": ("train_images", "train a classifier on your own images, however their labels are written down"),
-    "train-voc": ("train_voc", "... on PASCAL VOC"),
-    "train-coco": ("train_coco", "... on MS-COCO"),
-    "train-wider": ("train_wider", "... on WIDER-Attribute"),
-    "evaluate": ("evaluate", "measure models: metrics, masks, small and hidden objects, speed"),
-    "predict": ("predict", "labels of many images into a CSV, JSON Lines or parquet file, or many of them"),
-    "figures": ("figures", "contact sheets of what models see in small and hidden objects"),
-    "app": ("app", "a page to try models on"),
-    "export": ("export", "a model as ONNX, int8 or torch.export program, compared with the original"),
-    "convert-checkpoint": ("convert", "a .pth file of the reference code as a model folder"),
-    "prepare": ("prepare", "labelled images of any format as parquet files that stream"),
-    "ablate": ("ablate", "grids of settings and seeds: runs, tables, figures"),
-    "benchmark": ("benchmark", "what training and inference cost on this machine"),
+    "train": ("runs.train_images", "train a classifier on your own images, however their labels are written down"),
+    "train-voc": ("runs.train_voc", "... on PASCAL VOC"),
+    "train-coco": ("runs.train_coco", "... on MS-COCO"),
+    "train-wider": ("runs.train_wider", "... on WIDER-Attribute"),
+    "evaluate": ("runs.evaluate", "measure models: metrics, masks, small and hidden objects, speed"),
+    "predict": ("runs.predict", "labels of many images into a CSV, JSON Lines or parquet file, or many of them"),
+    "figures": ("runs.figures", "contact sheets of what models see in small and hidden objects"),
+    "app": ("runs.app", "a page to try models on"),
+    "export": ("runs.export", "a model as ONNX, int8 or torch.export program, compared with the original"),
+    "convert-checkpoint": ("runs.convert", "a .pth file of the reference code as a model folder"),
+    "prepare": ("runs.prepare", "labelled images of any format as parquet files that stream"),
+    "ablate": ("studies.ablate", "grids of settings and seeds: runs, tables, figures"),
+    "benchmark": ("studies.benchmark", "what training and inference cost on this machine"),
 }
 OVERVIEW = """Multi-label image classifiers that still recognise objects when they are small or half hidden.
 
@@ -53,7 +53,7 @@ def main(*before: str) -> None:
         hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(COMMANDS)}"
         sys.exit(f"error: there is no command {name!r}; {hint}")
     try:
-        importlib.import_module(f".runs.{COMMANDS[name][0]}", __package__).run(flags)
+        importlib.import_module(f".{COMMANDS[name][0]}", __package__).run(flags)
     except (RunError, DataError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:

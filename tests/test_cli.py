@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from msl_hf import cli
+from msl_hf.console.configs import find_yaml, read_yaml, shipped
+from msl_hf.console.errors import RunError
 from msl_hf.runs.arguments import parse_arguments
-from msl_hf.runs.configs import find_yaml, read_yaml, shipped
-from msl_hf.runs.errors import RunError
 from msl_hf.runs.output import command_line
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -11,12 +11,12 @@ import msl_hf
 import msl_hf.data
 from msl_hf import MaskBank, MSLForImageClassification, MSLLoss, MSLTrainer, MSLTrainingArguments, multilabel_metrics
 from msl_hf.model.heads_msl import CSRAHead
-from msl_hf.runs.ablate import AblateArguments
 from msl_hf.runs.arguments import DataArguments, MaskArguments, ModelArguments, RunArguments
-from msl_hf.runs.benchmark import BenchmarkArguments
 from msl_hf.runs.evaluate import EvaluateArguments
 from msl_hf.runs.export import ExportArguments
 from msl_hf.runs.predict import PredictArguments
+from msl_hf.studies.ablate import AblateArguments
+from msl_hf.studies.benchmark import BenchmarkArguments
 
 REQUIRED = inspect.Parameter.empty
 CALLS = {

@@ -15,16 +15,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "cores": 0,
-    "mask_drawing": 0,
     "masks": 1,
     "model": 1,
     "data": 1,
     "evaluation": 2,
     "hub": 2,
     "training": 3,
-    "runs": 4,
-    "cli": 5,
-    "__main__": 6,
+    "console": 4,
+    "runs": 5,
+    "studies": 5,
+    "cli": 6,
+    "__main__": 7,
 }
 TRAIN_ONLY = {"pyarrow", "datasets", "evaluate", "sklearn", "matplotlib", "yaml", "jinja2", "tqdm"}
 
@@ -149,7 +150,8 @@ def test_installing_replaces_nothing(wheel, hosted, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "masks",
+        "masks.bank",
+        "masks.painting",
         "model.heads_msl",
         "model.views_msl",
         "training.losses",

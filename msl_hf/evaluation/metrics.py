@@ -91,9 +91,7 @@ def multilabel_metrics(
     predicted = (scores >= threshold) & valid
     if top_k is not None:
         predicted &= scores.argsort(axis=1, kind="stable")[:, ::-1].argsort(axis=1) < top_k
-    hits = (predicted & positive).sum(axis=0)
-    precision = hits / np.maximum(predicted.sum(axis=0), 1)
-    recall = hits / np.maximum(positive.sum(axis=0), 1)
+    hits, precision, recall = _hits_precision_recall(predicted, positive)
     class_precision, class_recall = precision[has_positive].mean(), recall[has_positive].mean()
     overall_precision = hits.sum() / max(predicted.sum(), 1)
     overall_recall = hits.sum() / positive.sum()
@@ -109,6 +107,22 @@ def multilabel_metrics(
     return {name: float(value) for name, value in zip(METRIC_NAMES, values, strict=True)}
 
 
+def precision_and_recall(
+    scores: np.ndarray, targets: np.ndarray, threshold: float | np.ndarray = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of every class; 0 where nothing is predicted, or nothing is there. Ignored entries are out.
+
+    Args:
+        scores: (N, C) probabilities.
+        targets: (N, C) of 1, 0 and -100 (ignored).
+        threshold: An entry is predicted positive at `score >= threshold`; one number, or one for each class.
+
+    Returns:
+        (C,) and (C,) fractions of 1.
+    """
+    return _hits_precision_recall((scores >= threshold) & (targets != IGNORED), targets == 1)[1:]
+
+
 def metrics_from_logits(prediction, count_ignored_as: str = "ignore") -> dict[str, float]:
     """`multilabel_metrics` of an `EvalPrediction` of logits: what `Trainer` wants as `compute_metrics`."""
     scores = probabilities(prediction.predictions)
@@ -118,6 +132,11 @@ def metrics_from_logits(prediction, count_ignored_as: str = "ignore") -> dict[st
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """The sigmoid in its stable form, without overflow at either end."""
     return np.exp(-np.logaddexp(0, -np.asarray(logits, dtype=np.float64)))
+
+
+def _hits_precision_recall(predicted: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, ...]:
+    hits = (predicted & positive).sum(axis=0)
+    return hits, hits / np.maximum(predicted.sum(axis=0), 1), hits / np.maximum(positive.sum(axis=0), 1)
 
 
 def _f1(precision: float, recall: float) -> float:

@@ -1,7 +1,8 @@
 """How well a class is recognised when something lies over its objects, by the share of them that is covered.
 
 Of every class of an image that has boxes a picture is made in which each object of that class, and nothing else, is
-covered to an exact share of its box. docs/small_and_hidden.md defines the measure, beside that of OccludedPASCAL3D+.
+covered to an exact share of its box. docs/how-to/small_and_hidden.md defines the measure, beside that of
+OccludedPASCAL3D+.
 """
 
 import itertools

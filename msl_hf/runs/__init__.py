@@ -1,1 +1,1 @@
-"""What the recipes share: arguments, the output folder, and load -> train -> evaluate -> card."""
+"""What users do: a module for each command, and what these share."""

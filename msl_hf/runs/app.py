@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
+from ..console.errors import RunError, user_input
+from ..console.flags import parse_flags
 from ..data.images import read_image
 from ..data.schema import DataError
 from ..data.transforms import input_size
@@ -23,9 +25,7 @@ from ..masks import MaskBank, apply_mask
 from ..model.boxes_msl import boxes_of
 from ..model.pipeline_msl import labels_above
 from ..model.views_msl import Part, resized_by, views_of
-from .arguments import parse_flags
-from .errors import RunError
-from .inputs import load_trained, user_input
+from .networks import load_trained
 
 DEMO_MODELS = ["MSL=outputs/demo", "plain=outputs/demo-plain"]
 MAX_FILE_SIZE = "10mb"

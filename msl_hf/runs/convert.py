@@ -9,12 +9,11 @@ weights_only=True: nothing in it is executed.
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..console.errors import RunError, user_input
+from ..console.files import check_folder, write_json
+from ..console.flags import parse_flags
 from ..data.labels import read_class_names
 from ..hub.convert import LAMBDAS, convert_checkpoint
-from .arguments import parse_flags
-from .errors import RunError
-from .inputs import user_input
-from .output import check_folder, write_json
 
 
 @dataclass

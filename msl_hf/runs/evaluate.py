@@ -19,6 +19,11 @@ import numpy as np
 import transformers
 from accelerate.utils import gather_object
 
+from ..console.errors import RunError, user_input
+from ..console.files import check_results_folder, draw, write_json
+from ..console.flags import parse_flags
+from ..console.hardware import describe_hardware, keep_freed_memory, set_cpu_threads
+from ..console.speed import measure_inference
 from ..data.files import split_name
 from ..data.images import image_files
 from ..data.schema import class_names_of, column
@@ -26,17 +31,14 @@ from ..data.transforms import ImageDataset, input_size
 from ..evaluation.breakdown import breakdown, mean_average_precisions, resample_counts
 from ..evaluation.figures import plot_breakdown, plot_occluders, plot_robustness
 from ..evaluation.localisation import find_hits, localisation
-from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics
+from ..evaluation.metrics import METRIC_NAMES, average_precisions, multilabel_metrics, precision_and_recall
 from ..evaluation.occluders import KINDS, Picture, find_pictures, measure_occluders
 from ..evaluation.robustness import MaskedDataset
 from ..evaluation.seeds import common_name, mean_over_seeds
 from ..evaluation.thresholds import tune_thresholds
 from ..evaluation.views import view_scores
 from ..model.views_msl import Views, views_of
-from .arguments import IGNORED_AS_NEGATIVE_HELP, parse_flags
-from .errors import RunError
-from .hardware import describe_hardware, keep_freed_memory, set_cpu_threads
-from .inputs import user_input
+from .arguments import IGNORED_AS_NEGATIVE_HELP
 from .models import (
     ComparisonArguments,
     Predictor,
@@ -48,8 +50,7 @@ from .models import (
     load_models,
     split_targets,
 )
-from .output import check_results_folder, command_line, draw, write_json
-from .speed import measure_inference
+from .output import command_line
 from .views import VIEW_COST_HELP, print_views, store_choice, tune_views
 
 
@@ -70,6 +71,10 @@ class EvaluateArguments(ComparisonArguments):
     tune_thresholds: str | None = field(
         default=None,
         metadata={"help": "Tune per-class thresholds on this split and store them in the models' config."},
+    )
+    min_recall: list[str] = field(
+        default_factory=list,
+        metadata={"help": "With either of them: recall that a class has to reach on that split, such as dog=0.9."},
     )
     ignored_as_negative: bool = field(default=False, metadata={"help": IGNORED_AS_NEGATIVE_HELP})
     occluders: list[str] = field(
@@ -111,8 +116,9 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         datasets = load_data(arguments)
         split, dataset = choose_split(datasets, arguments.split, arguments)
         given = [Views.parse(view) for view in arguments.views]
-        tuning = _tuning_split(datasets, split, dataset, arguments)
         class_names = class_names_of(dataset)
+        tuning = _tuning_split(datasets, split, dataset, arguments)
+        min_recall = _min_recall(arguments, class_names)
         models = load_models(arguments.model, class_names)
         sizes = [input_size(model.processor) for model in models]
         banks = [held_out_masks(arguments, interval) for interval in hole_ratios]
@@ -127,7 +133,7 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         images = ImageDataset(dataset, model.processor, normalize=False)
         result: dict = {"path": model.path}
         if tuning is not None:
-            result |= _tune(model, predict, tuning, arguments, given)
+            result |= _tune(model, predict, tuning, arguments, given, min_recall)
         own = views_of(None, model.network.config)
         views = list(dict.fromkeys([*given, own])) if given or str(own) != "whole" else []
         by_view = view_scores(predict.logits, images, [Views.parse("whole"), *views])
@@ -139,6 +145,11 @@ def evaluate(arguments: EvaluateArguments) -> dict:
             own_thresholds = np.array(result["thresholds"])
             # Of the model as it is used: through its own view, which they were tuned for.
             result["clean_own_thresholds"] = _metrics(by_view[str(own)], targets, arguments, own_thresholds)
+            rates = precision_and_recall(by_view[str(own)], targets, own_thresholds)
+            result["per_class_own_thresholds"] = {
+                name: {"precision": float(precision), "recall": float(recall)}
+                for name, precision, recall in zip(class_names, *rates, strict=True)
+            }
         result["per_class_AP"] = {
             name: None if np.isnan(value) else float(value)
             for name, value in zip(class_names, average_precisions(scores, targets), strict=True)
@@ -193,6 +204,10 @@ def evaluate(arguments: EvaluateArguments) -> dict:
         shown = trainings or results
         drawn = [name for name, plot in plots.items() if draw(plot, shown, output_dir / name)]
         _print({**report, "models": shown})
+        for name, index in itertools.product(results, min_recall):
+            rates = results[name]["per_class_own_thresholds"][class_names[index]]
+            print(f"{name}, {class_names[index]}: threshold {results[name]['thresholds'][index]:.3f}, recall "
+                  f"{rates['recall']:.1%} and precision {rates['precision']:.1%} on split {split!r}")  # fmt: skip
         print(f"\nEverything: {', '.join([str(output_dir / 'metrics.json'), *drawn])}")
     return report
 
@@ -236,15 +251,42 @@ def _tuning_split(datasets, split: str, dataset, arguments: EvaluateArguments):
     return tuning
 
 
-def _tune(model: TrainedModel, predict: Predictor, tuning, arguments: EvaluateArguments, given: list[Views]) -> dict:
+def _min_recall(arguments: EvaluateArguments, class_names: list[str]) -> dict[int, float]:
+    """Class index -> recall of `--min_recall`."""
+    if arguments.min_recall and arguments.tune_views is arguments.tune_thresholds is None:
+        raise RunError("--min_recall chooses thresholds; say on which split with --tune_thresholds")
+    found = {}
+    for part in arguments.min_recall:
+        name, _, recall = part.rpartition("=")
+        if name not in class_names:
+            raise RunError(f"--min_recall {part}: there is no class {name!r}; write CLASS=RECALL, with one of "
+                           f"{', '.join(class_names)}")  # fmt: skip
+        try:
+            found[class_names.index(name)] = float(recall)
+        except ValueError:
+            found[class_names.index(name)] = 0.0
+        if not 0 < found[class_names.index(name)] <= 1:
+            raise RunError(f"--min_recall {part}: a recall lies in (0, 1]")
+    return found
+
+
+def _tune(
+    model: TrainedModel,
+    predict: Predictor,
+    tuning,
+    arguments: EvaluateArguments,
+    given: list[Views],
+    min_recall: dict[int, float],
+) -> dict:
     """Tune what is to be tuned, and store it in the configuration; what `metrics.json` holds of it."""
     images, targets = ImageDataset(tuning, model.processor, normalize=False), split_targets(tuning)
     if arguments.tune_views is None:
         own = views_of(None, model.network.config)
         scores = view_scores(predict.logits, images, [own])[str(own)]
-        store_choice(model.network.config, Path(model.path), model.columns, tune_thresholds(scores, targets))
+        thresholds = tune_thresholds(scores, targets, min_recall)
+        store_choice(model.network.config, Path(model.path), model.columns, thresholds)
         return {}
-    choice = tune_views(predict.logits, images, targets, model.network, arguments.view_cost, given)
+    choice = tune_views(predict.logits, images, targets, model.network, arguments.view_cost, given, min_recall)
     store_choice(model.network.config, Path(model.path), model.columns, choice.thresholds, choice.view)
     print_views(choice, f"{arguments.tune_views}, {model.name}")
     return {"tuned_views": choice.rows}

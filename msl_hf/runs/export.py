@@ -17,6 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ..console.errors import RunError, user_input
+from ..console.files import check_results_folder, write_json
+from ..console.flags import parse_flags
+from ..console.hardware import choose_workers, keep_freed_memory, set_cpu_threads
 from ..data.schema import class_names_of
 from ..data.transforms import ImageDataset
 from ..evaluation.metrics import multilabel_metrics, probabilities
@@ -31,12 +35,9 @@ from ..hub.export import (
     takes_any_size,
 )
 from ..model.views_msl import views_of
-from .arguments import parse_flags
-from .errors import RunError
-from .hardware import choose_workers, keep_freed_memory, set_cpu_threads
-from .inputs import check_split, find_split, load_trained, user_input
 from .models import ComparisonArguments, choose_split, load_data, load_models, split_targets
-from .output import check_results_folder, write_json
+from .networks import load_trained
+from .splits import check_split, find_split
 
 FORMATS = ("onnx", "int8", "torch")
 

@@ -14,6 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..console.errors import RunError, user_input
+from ..console.files import check_results_folder, draw, write_json
+from ..console.flags import parse_flags
+from ..console.hardware import set_cpu_threads
 from ..data.images import image_size, read_image
 from ..data.schema import class_names_of, column, make_targets, undecoded
 from ..data.transforms import ImageDataset, input_size
@@ -22,12 +26,7 @@ from ..evaluation.robustness import MaskedDataset
 from ..evaluation.sheets import TOP, Panel, Row, draw_sheet
 from ..masks import MaskBank, counter_generator
 from ..model.boxes_msl import boxes_of
-from .arguments import parse_flags
-from .errors import RunError
-from .hardware import set_cpu_threads
-from .inputs import user_input
 from .models import ComparisonArguments, TrainedModel, choose_split, has_seen, held_out_masks, load_data, load_models
-from .output import check_results_folder, draw, write_json
 
 
 @dataclass

@@ -10,6 +10,9 @@ import torch
 import transformers
 from datasets import Dataset
 
+from ..console.errors import RunError
+from ..console.files import RUN_FILE, read_json
+from ..console.hardware import describe_workers
 from ..data.images import set_max_pixels
 from ..data.readers import FORMATS
 from ..data.schema import class_names_of, make_targets
@@ -19,11 +22,10 @@ from ..model import MSLForImageClassification
 from ..training import MSLTrainer, MSLTrainingArguments
 from ..training.arguments import MASK_FILL_HELP
 from .arguments import MAX_PIXELS_HELP, WORKERS_HELP, MaskArguments
-from .errors import RunError
-from .hardware import describe_workers
-from .inputs import check_split, find_split, load_trained, mask_bank, test_split_of, uses_whole_folder
-from .output import RUN_FILE, read_json
+from .banks import mask_bank, uses_whole_folder
+from .networks import load_trained
 from .reading import ReadingArguments, data_source, generated_scenes, read_data
+from .splits import check_split, find_split, test_split_of
 
 
 @dataclass

@@ -24,14 +24,13 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
+from ..console.errors import RunError, user_input
+from ..console.files import locked, read_json, write_json
+from ..console.flags import parse_flags
+from ..console.hardware import choose_workers
 from ..data.files import images_below, printable, text_lines
 from ..data.schema import column
 from ..model.views_msl import Views
-from .arguments import parse_flags
-from .errors import RunError
-from .hardware import choose_workers
-from .inputs import user_input
-from .output import locked, read_json, write_json
 from .predict_batches import (
     DECISIONS,
     PredictArguments,

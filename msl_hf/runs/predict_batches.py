@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from ..console.errors import RunError, user_input
+from ..console.files import check_folder
+from ..console.hardware import set_cpu_threads
 from ..data.files import is_image, is_utf8, printable, walk
 from ..data.images import read_image, set_max_pixels
 from ..data.readers import FORMATS as DATA_FORMATS
@@ -23,11 +26,9 @@ from ..hub.batches import look, named_labels, score
 from ..model.boxes_msl import boxes_of
 from ..model.views_msl import Views, views_of
 from .arguments import MAX_PIXELS_HELP, WORKERS_HELP
-from .errors import RunError
-from .hardware import set_cpu_threads
-from .inputs import find_split, load_trained, user_input
-from .output import check_folder
+from .networks import load_trained
 from .reading import ReadingArguments, format_of, read_data
+from .splits import find_split
 
 # What an interrupted run must have in common with the one that goes on.
 DECISIONS = ("model", "dataset", "split", "threshold", "top_k", "bf16", "views", "boxes")

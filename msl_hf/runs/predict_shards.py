@@ -22,12 +22,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
+from ..console.errors import RunError, user_input
+from ..console.files import locked, read_json, write_json
+from ..console.hardware import choose_workers
 from ..data.files import listed, printable
 from ..model.views_msl import Views
-from .errors import RunError
-from .hardware import choose_workers
-from .inputs import user_input
-from .output import locked, read_json, write_json
 from .predict_batches import (
     DECISIONS,
     PredictArguments,

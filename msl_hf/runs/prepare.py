@@ -13,14 +13,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..console.errors import RunError, user_input
+from ..console.files import check_results_folder, read_json, write_json
+from ..console.flags import parse_flags
 from ..data.images import check_images, image_files
 from ..data.readers import FORMATS
 from ..data.schema import DataError, class_names_of, column, undecoded
-from .arguments import MAX_PIXELS_HELP, parse_flags
-from .errors import RunError
-from .inputs import user_input
+from .arguments import MAX_PIXELS_HELP
 from .models import load_data
-from .output import check_results_folder, read_json, write_json
 from .reading import ReadingArguments, data_source
 
 

@@ -18,6 +18,15 @@ from accelerate.utils import broadcast
 from datasets import IterableDataset
 from safetensors import SafetensorError
 
+from ..console.errors import RunError, user_input
+from ..console.files import draw, write_json
+from ..console.hardware import (
+    describe_hardware,
+    describe_threads,
+    describe_workers,
+    keep_freed_memory,
+    set_cpu_threads,
+)
 from ..data.images import set_max_pixels
 from ..data.schema import MultiLabelCollator, class_names_of, column
 from ..data.transforms import ImageDataset, StreamedImages
@@ -42,29 +51,11 @@ from ..training.callbacks import SaveBestModel, SaveOnTermination, best_evaluati
 from ..training.parts import choose_ignored_as
 from ..training.trainer import check_size
 from .arguments import Arguments, DataArguments
-from .errors import RunError
-from .hardware import describe_hardware, describe_threads, describe_workers, keep_freed_memory, set_cpu_threads
-from .inputs import (
-    Splits,
-    hide_labels,
-    load_masks,
-    load_model,
-    load_pos_weight,
-    mask_bank,
-    prepare_splits,
-    user_input,
-)
+from .banks import load_masks, mask_bank
 from .models import split_targets
-from .output import (
-    NoteRun,
-    check_output_dir,
-    claimed_output_dir,
-    command_line,
-    draw,
-    find_checkpoint,
-    run_settings,
-    write_json,
-)
+from .networks import load_model
+from .output import NoteRun, check_output_dir, claimed_output_dir, command_line, find_checkpoint, run_settings
+from .splits import Splits, hide_labels, load_pos_weight, prepare_splits
 from .views import ViewChoice, print_views, store_choice, tune_views
 
 CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve

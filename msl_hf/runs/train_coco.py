@@ -7,9 +7,9 @@ data/coco holds train2014/, val2014/ and annotations/instances_{train,val}2014.j
 
 from dataclasses import dataclass, field
 
+from ..console.errors import RunError
 from ..data import load_coco
 from .arguments import parse_arguments
-from .errors import RunError
 from .train import train
 
 

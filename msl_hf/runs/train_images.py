@@ -16,9 +16,9 @@ files while training.
 
 from dataclasses import dataclass, field
 
+from ..console.errors import RunError
 from ..data.readers import FORMATS
 from .arguments import DataArguments, parse_arguments
-from .errors import RunError
 from .reading import ReadingArguments, data_source, format_of, generated_scenes, read_data
 from .train import train
 

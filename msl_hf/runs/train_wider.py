@@ -6,9 +6,9 @@ data/wider holds Image/, wider_attribute_trainval.json and wider_attribute_test.
 negative in training (the reference's way; --ignored_as ignore leaves them out) and are ignored in every metric.
 """
 
+from ..console.errors import RunError
 from ..data import load_wider
 from .arguments import parse_arguments
-from .errors import RunError
 from .train import train
 
 

@@ -1,20 +1,20 @@
 """Choosing how a trained model looks at images, on images that nothing else is measured on."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..console.errors import RunError
+from ..console.files import write_json
 from ..data.transforms import ImageDataset
 from ..evaluation.metrics import METRIC_NAMES
 from ..evaluation.thresholds import tune_thresholds
 from ..evaluation.views import candidate_views, choose_view, view_scores
 from ..model import MSLConfig, MSLForImageClassification
 from ..model.views_msl import Views
-from .errors import RunError
-from .output import write_json
 
 VIEW_COST_HELP = "Most that a view may cost, as a multiple of the plain pass (in pixels)."
 
@@ -35,6 +35,7 @@ def tune_views(
     network: MSLForImageClassification,
     most: float,
     given: Sequence[Views] = (),
+    min_recall: Mapping[int, float] | None = None,
 ) -> ViewChoice:
     """Try views on a held-out split, take the best mAP, and tune thresholds for it.
 
@@ -45,6 +46,7 @@ def tune_views(
         network: The model.
         most: Cost limit, as a multiple of the plain pass.
         given: The views to try beside the plain pass; none are those of `candidate_views`.
+        min_recall: Of `tune_thresholds`.
 
     Raises:
         RunError: where the limit leaves out a view that was given.
@@ -61,7 +63,7 @@ def tune_views(
     costs = {str(view): view.cost(image_size) for view in views}
     scores = view_scores(predict, images, views)
     view, rows = choose_view(scores, targets, costs)
-    return ViewChoice(view, tune_thresholds(scores[view], targets), rows)
+    return ViewChoice(view, tune_thresholds(scores[view], targets, min_recall), rows)
 
 
 def store_choice(

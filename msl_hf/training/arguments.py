@@ -41,9 +41,9 @@ class MSLTrainingArguments(TrainingArguments):
     """`TrainingArguments` with what Masked Supervised Learning adds.
 
     The defaults are for fine-tuning a pretrained network on one's own photographs, and follow what was measured here
-    (`docs/defaults.md` has each beside the paper's, which are in the configuration `paper`): `loss_weights` 0.6 0.4 0,
-    frozen statistics of batch normalisation, a batch of 8, which with its masked copy is a forward of 16. Those of
-    `TrainingArguments` that differ:
+    (`docs/concepts/defaults.md` has each beside the paper's, which are in the configuration `paper`): `loss_weights`
+    0.6 0.4 0, frozen statistics of batch normalisation, a batch of 8, which with its masked copy is a forward of 16.
+    Those of `TrainingArguments` that differ:
 
     - `learning_rate` 3e-4 instead of 5e-5, with ten times that for the head; `weight_decay` 0.02 instead of 0;
     - `lr_scheduler_type` "cosine" instead of "linear", `warmup_steps` 0.05 (a share of all steps) instead of 0;

@@ -24,6 +24,22 @@ def test_no_threshold_is_better(seed):
         assert f1(*values, thresholds[label]) == pytest.approx(best)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_recall_that_is_asked_for_is_reached_with_the_best_f1(seed):
+    rng = np.random.default_rng(seed)
+    scores, targets = rng.random((40, 3)), rng.choice([0, 1, -100], (40, 3), p=[0.6, 0.3, 0.1])
+    thresholds = tune_thresholds(scores, targets, {1: 0.9})
+    assert thresholds[[0, 2]] == pytest.approx(tune_thresholds(scores, targets)[[0, 2]])
+    values = scores[targets[:, 1] != -100, 1], targets[targets[:, 1] != -100, 1]
+
+    def recall(threshold):
+        return (values[0][values[1] == 1] >= threshold).mean()
+
+    enough = [threshold for threshold in np.arange(0, 1.0, 0.001) if recall(threshold) >= 0.9]
+    assert recall(thresholds[1]) >= 0.9
+    assert f1(*values, thresholds[1]) == pytest.approx(max(f1(*values, threshold) for threshold in enough))
+
+
 def test_halfway_between_scores_and_near_a_half():
     scores, targets = np.array([[0.9], [0.7], [0.3], [0.1]]), np.array([[1], [1], [0], [0]])
     assert tune_thresholds(scores, targets) == pytest.approx([0.5])

@@ -17,13 +17,13 @@ from PIL import Image
 from trees import make_coco, make_wider
 
 from msl_hf import MaskBank, MSLForImageClassification
+from msl_hf.console.configs import read_yaml
+from msl_hf.console.errors import RunError, user_input
 from msl_hf.data import load_coco, load_image_folder, load_images, load_voc, load_wider
 from msl_hf.data.images import check_images, read_image
 from msl_hf.data.schema import DataError, undecoded
 from msl_hf.hub.convert import convert_checkpoint
-from msl_hf.runs.configs import read_yaml
-from msl_hf.runs.errors import RunError
-from msl_hf.runs.inputs import load_trained, user_input
+from msl_hf.runs.networks import load_trained
 
 pytestmark = pytest.mark.slow
 CASES = 250  # of each kind of file

@@ -8,9 +8,10 @@ import torch
 from torchvision.models import resnet101
 
 from msl_hf import MSLTrainer, apply_mask
+from msl_hf.console.errors import RunError
 from msl_hf.runs.arguments import parse_arguments
-from msl_hf.runs.errors import RunError
-from msl_hf.runs.inputs import load_masks, load_model
+from msl_hf.runs.banks import load_masks
+from msl_hf.runs.networks import load_model
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))}
 PAPER = [name for name in CONFIGS if name.startswith(("voc_", "coco_", "wider_"))]

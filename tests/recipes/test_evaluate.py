@@ -18,7 +18,7 @@ from trees import ATTRIBUTES, make_coco, make_wider
 from msl_hf import MaskBank, MSLForImageClassification, apply_mask, multilabel_metrics
 from msl_hf.data import build_processor, load_voc
 from msl_hf.data.scenes import CLASS_NAMES
-from msl_hf.data.schema import column, make_targets, undecoded
+from msl_hf.data.schema import class_names_of, column, make_targets, undecoded
 from msl_hf.evaluation.occluders import CoveredObjects, covered_average_precision, find_pictures
 from msl_hf.evaluation.thresholds import tune_thresholds
 from msl_hf.masks import counter_generator
@@ -251,6 +251,35 @@ def test_thresholds_are_tuned_on_another_split_and_stored(run, saved, scenes, ca
     assert "own thresholds" in capsys.readouterr().out
     again = run("--data_dir", scenes, "--model", folder)["models"]["m"]  # from the config, without tuning
     assert again["clean_own_thresholds"] == result["clean_own_thresholds"]
+    assert again["per_class_own_thresholds"] == result["per_class_own_thresholds"]
+
+
+def test_a_class_gets_the_recall_that_is_asked_for(run, saved, scenes, capsys):
+    folder = saved("m")
+    flags = ("--data_dir", scenes, "--model", folder, "--tune_thresholds", "val", "--min_recall", "ring=1")
+    result = run(*flags)["models"]["m"]
+    data, processor = load_voc(scenes), build_processor(None, 32)
+    ring = class_names_of(data["val"]).index("ring")
+    network = MSLForImageClassification.from_pretrained(folder)
+
+    def of_rings(split):
+        targets = make_targets(list(data[split]), 10, ignored_as="ignore").numpy()[:, ring]
+        scores = network.view_logits([row["image"] for row in data[split]], processor).sigmoid().numpy()[:, ring]
+        return scores[targets == 1]
+
+    threshold = result["thresholds"][ring]
+    assert threshold <= of_rings("val").min()
+    recall = (of_rings("test") >= threshold).mean()
+    assert result["per_class_own_thresholds"]["ring"]["recall"] == pytest.approx(recall)
+    assert f"m, ring: threshold {threshold:.3f}, recall {recall:.1%}" in capsys.readouterr().out
+    for wrong, message in (
+        (("--min_recall", "ring=1"), "say on which split with --tune_thresholds"),
+        (("--tune_thresholds", "val", "--min_recall", "king=1"), "no class 'king'; write CLASS=RECALL, with one of"),
+        (("--tune_thresholds", "val", "--min_recall", "ring=2"), r"a recall lies in \(0, 1\]"),
+        (("--tune_thresholds", "val", "--min_recall", "ring=x"), r"a recall lies in \(0, 1\]"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run("--data_dir", scenes, "--model", folder, *wrong)
 
 
 def test_every_kind_of_data(run, saved, tmp_path):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from msl_hf import MSLForImageClassification
-from msl_hf.runs.output import incompleteness
+from msl_hf.console.checkpoints import incompleteness
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "train_voc.py")
 KILLS = 20

@@ -13,10 +13,10 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from msl_hf import MSLForImageClassification, MSLTrainer, multilabel_metrics
+from msl_hf.console.files import locked
 from msl_hf.data import load_image_folder
 from msl_hf.data.schema import make_targets
 from msl_hf.evaluation.thresholds import tune_thresholds
-from msl_hf.runs.output import locked
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "train_folder.py")
 

@@ -221,8 +221,8 @@ def test_sigterm_saves_and_exits(processes, backbone_folder, scenes, tmp_path):
 
 
 def test_a_full_disk_is_called_so(tmp_path, monkeypatch):
+    from msl_hf.console.errors import RunError
     from msl_hf.runs import train as module
-    from msl_hf.runs.errors import RunError
 
     def run(free: int, error: Exception):
         monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))

@@ -1,7 +1,7 @@
 import pytest
 
+from msl_hf.console.errors import RunError
 from msl_hf.runs.arguments import parse_arguments
-from msl_hf.runs.errors import RunError
 
 OUTPUT = ["--output_dir", "out", "--use_cpu", "true"]
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from msl_hf.console.errors import RunError
 from msl_hf.data import build_processor
-from msl_hf.runs.errors import RunError
 from msl_hf.runs.export import ExportArguments, export
 
 pytest.importorskip("onnxruntime")

@@ -19,12 +19,12 @@ from launching import launched
 from PIL import Image
 from transformers import ViTImageProcessor, pipeline
 
+from msl_hf.console.errors import RunError
+from msl_hf.console.files import locked
 from msl_hf.data import build_processor
 from msl_hf.model.views_msl import Views
 from msl_hf.runs import predict as predict_module
-from msl_hf.runs.errors import RunError
-from msl_hf.runs.inputs import load_trained
-from msl_hf.runs.output import locked
+from msl_hf.runs.networks import load_trained
 from msl_hf.runs.predict import PredictArguments, find_images, predict, read_predictions, write_predictions
 
 

@@ -22,10 +22,10 @@ from PIL import Image
 from pyarrow import parquet
 from torch.utils.data import DataLoader
 
+from msl_hf.console.errors import RunError
+from msl_hf.console.files import locked
 from msl_hf.data import build_processor
 from msl_hf.runs import predict_shards as shards_module
-from msl_hf.runs.errors import RunError
-from msl_hf.runs.output import locked
 from msl_hf.runs.predict import PredictArguments, predict, read_predictions
 from msl_hf.runs.predict_shards import Steps, find_shards
 

@@ -3,10 +3,10 @@ import pytest
 from exports import EXPORTS
 from trees import make_coco, make_wider
 
+from msl_hf.console.errors import RunError
 from msl_hf.data import load_coco, load_image_folder, load_images, load_voc, load_wider
 from msl_hf.data.images import read_image
 from msl_hf.data.schema import column, undecoded
-from msl_hf.runs.errors import RunError
 from msl_hf.runs.prepare import PrepareArguments, prepare
 
 

@@ -7,9 +7,8 @@ from exports import EXPORTS, make_coco
 from PIL import Image
 from trees import make_coco as make_official_coco
 
-from msl_hf.runs.arguments import parse_flags
-from msl_hf.runs.errors import RunError
-from msl_hf.runs.inputs import user_input
+from msl_hf.console.errors import RunError, user_input
+from msl_hf.console.flags import parse_flags
 from msl_hf.runs.models import ComparisonArguments, load_data
 from msl_hf.runs.prepare import PrepareArguments
 from msl_hf.runs.reading import ReadingArguments, format_of, read_data

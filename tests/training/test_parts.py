@@ -11,8 +11,8 @@ from transformers import AutoModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from msl_hf import MSLForImageClassification, MSLTrainer, MSLTrainingArguments
+from msl_hf.console.configs import shipped
 from msl_hf.data import ImageDataset, MultiLabelCollator, build_processor, load_image_folder, load_voc, make_scenes
-from msl_hf.runs.configs import shipped
 from msl_hf.training.parts import has_images
 
 NAMES = ["cat", "dog", "owl"]

@@ -1,0 +1,119 @@
+"""Draw the pictures of the site from generated scenes: `python docs/pictures.py`."""
+
+import tempfile
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from msl_hf import MaskBank, apply_mask
+from msl_hf.data import load_voc, make_scenes
+from msl_hf.masks import counter_generator
+from msl_hf.model.views_msl import Views
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+IMAGES = Path(__file__).parent / "images"
+MEAN, STD = [0.0] * 3, [1.0] * 3  # images in [0, 1] as they are
+BLUE, GREY = "#3949ab", "#666666"
+
+
+def scenes(count: int) -> tuple[list[np.ndarray], list[list[str]]]:
+    """Generated scenes with several objects: (H, W, 3) floats in [0, 1], and the names of what they show."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = load_voc(make_scenes(folder, num_train=200, num_val=1, num_test=1, image_size=192))["train"]
+        names = data.features["labels"].feature.names
+        rows = [row for row in data if len(row["labels"]) >= 4][:count]
+        return (
+            [np.asarray(row["image"].convert("RGB")) / 255 for row in rows],
+            [[names[label] for label in row["labels"]] for row in rows],
+        )
+
+
+def masked(images: list[np.ndarray], fill: str, bank: MaskBank) -> np.ndarray:
+    """The first image under a mask whose holes show `fill`."""
+    batch = torch.tensor(np.stack(images)).permute(0, 3, 1, 2).float()
+    keep = bank.sample(len(batch), batch.shape[-2:], generator=counter_generator(5))
+    mean = batch.mean(dim=(0, 2, 3)).tolist() if fill == "zero" else MEAN
+    normalised = batch - torch.tensor(mean).view(1, 3, 1, 1)
+    painted = apply_mask(normalised, keep, mean, STD, fill, generator=counter_generator(1))
+    return (painted + torch.tensor(mean).view(1, 3, 1, 1))[0].permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def show(axes, image: np.ndarray, title: str) -> None:
+    axes.imshow(image)
+    axes.set_title(title, fontsize=10, color=GREY)
+    axes.set_axis_off()
+
+
+def draw_branches(image: np.ndarray, hidden: np.ndarray, labels: list[str]) -> None:
+    """msl.png: both branches and the three terms of the loss."""
+    figure = plt.figure(figsize=(10, 4.2))
+    canvas = figure.add_axes((0, 0, 1, 1))
+    canvas.set_axis_off()
+    for bottom, picture, title in ((0.54, image, "image"), (0.04, hidden, "the same, masked")):
+        axes = figure.add_axes((0.02, bottom, 0.2, 0.4))
+        show(axes, picture, title)
+
+    def box(x: float, y: float, text: str, colour: str) -> None:
+        canvas.text(x, y, text, ha="center", va="center", fontsize=11, color="white", linespacing=1.5,
+                    bbox={"boxstyle": "round,pad=0.7", "facecolor": colour, "edgecolor": "none"})  # fmt: skip
+
+    def arrow(start: tuple, end: tuple, style: str = "-|>") -> None:
+        canvas.annotate("", end, start, arrowprops={"arrowstyle": style, "color": GREY, "lw": 1.6})
+
+    for y in (0.74, 0.24):
+        arrow((0.21, y), (0.29, 0.56 if y > 0.5 else 0.42))
+        arrow((0.42, 0.56 if y > 0.5 else 0.42), (0.51, y))
+        arrow((0.64, y), (0.77, 0.55 if y > 0.5 else 0.43))
+    box(0.355, 0.49, "one network\nshared weights", BLUE)
+    box(0.575, 0.74, "prediction", "#00897b")
+    box(0.575, 0.24, "prediction", "#00897b")
+    box(0.865, 0.49, "labels\n" + "\n".join(labels), GREY)
+    arrow((0.575, 0.65), (0.575, 0.33), "<|-|>")
+    canvas.text(0.59, 0.49, "consistency", fontsize=10, color=GREY, va="center")
+    canvas.text(0.70, 0.70, "recognition loss", fontsize=10, color=GREY)
+    canvas.text(0.70, 0.27, "masked loss", fontsize=10, color=GREY)
+    figure.savefig(IMAGES / "msl.png", dpi=110)
+    plt.close(figure)
+
+
+def draw_fills(images: list[np.ndarray], bank: MaskBank) -> None:
+    """fills.png: one scene with each kind of hole."""
+    figure, axes = plt.subplots(1, 5, figsize=(10, 2.3))
+    show(axes[0], images[0], "image")
+    for place, fill in zip(axes[1:], ("black", "zero", "noise", "image"), strict=True):
+        show(place, masked(images, fill, bank), fill)
+    figure.tight_layout()
+    figure.savefig(IMAGES / "fills.png", dpi=110)
+    plt.close(figure)
+
+
+def draw_views(image: np.ndarray) -> None:
+    """views.png: what the network sees in a plain pass, in a larger one, and in tiles."""
+    picture = torch.tensor(image).permute(2, 0, 1).float()
+
+    def resized(part: torch.Tensor, side: int) -> torch.Tensor:
+        size = {"size": (side, side), "mode": "bilinear", "antialias": True}
+        return torch.nn.functional.interpolate(part[None], **size)[0]
+
+    figure = plt.figure(figsize=(10, 3.8))
+    grid = figure.add_gridspec(1, 3, width_ratios=(0.5, 1, 1), wspace=0.15)
+    for place, view in zip(grid, ("whole@64", "whole@128", "2x2@64"), strict=True):
+        crops = [crop.permute(1, 2, 0).clamp(0, 1).numpy() for crop in Views.parse(view).crops(picture, resized)]
+        tiles = place.subgridspec(*((2, 2) if len(crops) == 4 else (1, 1)), wspace=0.05, hspace=0.05)
+        for number, crop in enumerate(crops):
+            show(figure.add_subplot(tiles[number]), crop, view if number == 0 else "")
+    figure.savefig(IMAGES / "views.png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    IMAGES.mkdir(exist_ok=True)
+    masks = MaskBank.generate(50, hole_ratio=(0.5, 0.6))
+    pictures, names = scenes(6)
+    draw_branches(pictures[0], masked(pictures, "black", masks), names[0])
+    draw_fills(pictures, masks)
+    draw_views(pictures[0])

@@ -1,1 +1,0 @@
-"""What `recipes/benchmark.py` measures, a subject in each file."""

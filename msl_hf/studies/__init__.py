@@ -1,0 +1,1 @@
+"""What measures the package itself: ablations, and what training and inference cost."""

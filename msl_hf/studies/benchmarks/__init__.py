@@ -1,0 +1,1 @@
+"""What `msl-hf benchmark` measures, a subject in each file."""
