@@ -11,7 +11,7 @@ from .masks import MaskBank, apply_mask  # noqa: E402
 from .model import MSLConfig, MSLForImageClassification  # noqa: E402
 from .training import MSLLoss, MSLTrainer, MSLTrainingArguments  # noqa: E402
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MSLConfig",

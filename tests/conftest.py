@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of a Hugging Face library
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and of torch: tests run in several processes
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,15 @@ def scenes(tmp_path_factory) -> Path:
     return make_scenes(
         tmp_path_factory.mktemp("scenes") / "VOCdevkit", num_train=24, num_val=10, num_test=11, image_size=32
     )
+
+
+@pytest.fixture
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield started
+        started.close()

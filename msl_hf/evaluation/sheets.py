@@ -85,6 +85,17 @@ def draw_sheet(rows: Sequence[Row], class_names: Sequence[str], title: str, path
         save_figure(figure, path, note, dpi=80)
 
 
+def heat_over(image: Image.Image, score_map: np.ndarray) -> Image.Image:
+    """The image with an (h, w) map over it, from its least (dark) to its greatest value (bright)."""
+    import matplotlib
+
+    low, high = score_map.min(), score_map.max()
+    heat = Image.fromarray(((score_map - low) / max(high - low, 1e-6) * 255).astype(np.uint8))
+    heat = np.asarray(heat.resize(image.size, Image.Resampling.BILINEAR)) / 255
+    colours = matplotlib.colormaps["magma"](heat)[..., :3] * 255
+    return Image.fromarray((0.5 * np.asarray(image.convert("RGB")) + 0.5 * colours).astype(np.uint8))
+
+
 def _draw_panel(axis, panel: Panel, row: Row, class_names: Sequence[str]) -> None:
     from matplotlib.patches import Rectangle
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
@@ -21,6 +20,7 @@ from ..console.flags import parse_flags
 from ..data.images import read_image
 from ..data.schema import DataError
 from ..data.transforms import input_size
+from ..evaluation.sheets import heat_over
 from ..masks import MaskBank, apply_mask
 from ..model.boxes_msl import boxes_of
 from ..model.pipeline_msl import labels_above
@@ -82,12 +82,7 @@ class Model:
         with torch.inference_mode():
             maps = self.views.score_maps(self.network, self._inputs(image, keep))
         boxes = boxes_of(maps[0, self.labels.index(label)], *image.size)
-        score_map = maps[0, self.labels.index(label)].float().numpy()
-        low, high = score_map.min(), score_map.max()
-        heat = Image.fromarray(((score_map - low) / max(high - low, 1e-6) * 255).astype(np.uint8))
-        heat = np.asarray(heat.resize(image.size, Image.Resampling.BILINEAR)) / 255
-        colours = matplotlib.colormaps["magma"](heat)[..., :3] * 255
-        shown = Image.fromarray((0.5 * np.asarray(hide(image, keep)) + 0.5 * colours).astype(np.uint8))
+        shown = heat_over(hide(image, keep), maps[0, self.labels.index(label)].float().numpy())
         for box in boxes:
             ImageDraw.Draw(shown).rectangle(
                 (box["xmin"], box["ymin"], box["xmax"] - 1, box["ymax"] - 1), outline="cyan", width=2

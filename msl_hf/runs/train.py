@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import transformers
 from accelerate.utils import broadcast
 from datasets import IterableDataset
@@ -55,6 +56,7 @@ from .banks import load_masks, mask_bank
 from .models import split_targets
 from .networks import load_model
 from .output import NoteRun, check_output_dir, claimed_output_dir, command_line, find_checkpoint, run_settings
+from .reporting import report_run
 from .splits import Splits, hide_labels, load_pos_weight, prepare_splits
 from .views import ViewChoice, print_views, store_choice, tune_views
 
@@ -193,8 +195,10 @@ def _measure_and_write(
     if arguments.run.robustness_curve and splits.test is not None:
         results[chosen]["occluders"] = measure_covered_objects(trainer, splits)
     choice = choose_view_of_run(arguments, trainer, splits)
+    measured = splits.selection if splits.test is None else splits.test
+    scores = None if measured is None else scores_as_used(trainer, measured, choice)
     if choice is not None and splits.test is not None:
-        results[chosen]["own_view"] = measure_own_view(arguments, trainer, splits, choice)
+        results[chosen]["own_view"] = measure_own_view(arguments, splits, choice, scores)
     report = {
         "model": chosen,
         "dataset": arguments.data.dataset_name or arguments.data.data_dir or "generated scenes",
@@ -221,7 +225,10 @@ def _measure_and_write(
             draw(plot_per_class, results[chosen]["per_class_AP"], output_dir / "per_class.png")
         if curve:
             draw(plot_robustness, {output_dir.resolve().name: results[chosen]}, output_dir / "robustness.png")
-        write_card(output_dir, report, run_settings(arguments))
+        settings = run_settings(arguments)
+        write_card(output_dir, report, settings)
+        network = None if _is_sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
+        draw(report_run, network, processor, report, settings, measured, scores, output_dir / "report.html")
         write_json(output_dir / "metrics.json", report)  # last: with it the run is finished
         print_report(report, output_dir)
     if training.push_to_hub:
@@ -231,10 +238,10 @@ def _measure_and_write(
 
 def choose_view_of_run(arguments: Arguments, trainer: MSLTrainer, splits: Splits) -> ViewChoice | None:
     """Choose on the selection split how the model looks at images, and its thresholds; store both in its folder."""
-    most, is_sharded = arguments.run.view_cost, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    most = arguments.run.view_cost
     if splits.selection is None or most <= 1:
         return None
-    if is_sharded:
+    if _is_sharded(trainer):
         if trainer.is_world_process_zero():
             print("No view is chosen where weights are sharded; msl-hf evaluate --tune_views does so afterwards")
         return None
@@ -249,11 +256,19 @@ def choose_view_of_run(arguments: Arguments, trainer: MSLTrainer, splits: Splits
     return choice
 
 
-def measure_own_view(arguments: Arguments, trainer: MSLTrainer, splits: Splits, choice: ViewChoice) -> dict:
+def _is_sharded(trainer: MSLTrainer) -> bool:
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+
+
+def scores_as_used(trainer: MSLTrainer, dataset, choice: ViewChoice | None) -> np.ndarray:
+    """(N, C) probabilities of a split, through the view that was chosen, or the plain pass."""
+    view = Views.parse("whole" if choice is None else choice.view)
+    images = ImageDataset(dataset, trainer.processing_class, normalize=False)
+    return view_scores(lambda part: trainer.predict(part).predictions, images, [view])[str(view)]
+
+
+def measure_own_view(arguments: Arguments, splits: Splits, choice: ViewChoice, scores: np.ndarray) -> dict:
     """Metrics on the test split of the model as it is used: through its own view, with its own thresholds."""
-    view = Views.parse(choice.view)
-    images = ImageDataset(splits.test, trainer.processing_class, normalize=False)
-    scores = view_scores(lambda part: trainer.predict(part).predictions, images, [view])[str(view)]
     count_ignored_as = "negative" if arguments.run.ignored_as_negative else "ignore"
     metrics = multilabel_metrics(
         scores, split_targets(splits.test), choice.thresholds, count_ignored_as=count_ignored_as
@@ -361,7 +376,8 @@ def _masked(images: ImageDataset, masks: MaskBank, trainer: MSLTrainer) -> Maske
 
 def print_report(report: dict, output_dir: Path) -> None:
     chosen = f"\nModel to use ({report['model']}): {output_dir}\nFinal step: {output_dir / 'last'}\n"
-    chosen += f"Metrics, curves, card: {output_dir / 'metrics.json'}, curves.png, README.md"
+    chosen += f"Metrics, card, what it gets most wrong: {output_dir / 'metrics.json'}, README.md, report.html\n"
+    chosen += f"Look at it: {(output_dir / 'report.html').resolve().as_uri()}"
     if not report["test_split"]:
         print("\nNothing was held out to measure on: add a test or validation split, or --validation_fraction 0.1"
               f"\n{chosen}")  # fmt: skip

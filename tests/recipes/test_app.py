@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -121,18 +120,6 @@ def page(folders):
     finally:
         process.terminate()
         process.wait(20)
-
-
-@pytest.fixture
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def hidden_share(tab, other_than: int = -1) -> int:

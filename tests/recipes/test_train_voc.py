@@ -56,7 +56,7 @@ def test_output_folder(recipe, tmp_path, capsys):
     assert "".join(f" {100 * row['AP']:.1f} |" for row in metrics["best"]["occluders"]) in card
     files = {path.name for path in out.iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_msl.py", "README.md", "run.json",
-            "curves.png", "last"} <= files  # fmt: skip
+            "curves.png", "report.html", "last"} <= files  # fmt: skip
     assert Image.open(out / "curves.png").size[0] > 500
     # The folder itself is the best model by val, `last` the final step.
     model = MSLForImageClassification.from_pretrained(out)
