@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 OLDEST_PYTHON ?= $(shell for python in python3.10 python3.11 python3; do $$python -c "" 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: install demo app gpu test test-all test-oldest lint
+.PHONY: install demo app gpu test test-all test-oldest lint docs release-check
 
 install: .venv/installed
 
@@ -47,3 +47,15 @@ test-oldest: .venv-oldest/installed
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: install
+	$(BIN)/python -m mkdocs build --strict
+
+# What a release is checked with: its files, their metadata, the wheel in an empty environment, the site.
+release-check: install docs
+	rm -rf dist .venv-release
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install -c constraints.txt dist/*.whl
+	.venv-release/bin/python tests/three_lines.py

@@ -47,3 +47,22 @@ def test_tables_of_ablations_are_what_the_runs_gave(page):
             assert shown in given, f"{row[0]}: {shown} is not among {given}"
             checked += 1
     assert checked or page not in ("ablations.md", "plus.md")
+
+
+def test_the_table_of_the_readme_is_what_was_measured():
+    trainings = json.loads((CARDS / "evidence/voc20_small_and_hidden.json").read_text())["trainings"]
+    ((head, rows),) = (found for found in tables((ROOT / "README.md").read_text()) if found[0][0] == "training")
+    assert head[3:5] == ["mAP", "AP of small objects"] and len(rows) == 3
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f}"
+
+    for row, (name, view) in zip(rows, (("plain", "whole"), ("mixed", "whole"), ("mixed", "whole@256")), strict=True):
+        training = trainings[name]
+        measured, cells = training["views"][view], [cell.replace("*", "") for cell in row]
+        assert cells[2] == f"{measured['cost']:.2g}"
+        assert cells[3:5] == [percent(measured["mAP"]), percent(measured["breakdown"]["size"]["small"]["AP"])]
+        if view == "whole":
+            half = [next(one["AP"] for one in training["occluders"][kind] if one["covered"] == pytest.approx(0.5))
+                    for kind in ("black", "noise", "image")]  # fmt: skip
+            assert cells[5] == " / ".join(map(percent, half))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from msl_hf import __version__
+
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "cores": 0,
@@ -111,10 +113,10 @@ def test_wheel_holds_the_package_its_data_and_the_command(wheel):
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
     assert {str(path.relative_to(ROOT)) for path in sources()} <= names
-    assert {"msl_hf/py.typed", "msl_hf/hub/card_template.md"} <= names
+    assert {"msl_hf/py.typed", "msl_hf/hub/card_template.md", "msl_hf/hub/report_template.html"} <= names
     for kind in ("configs", "ablations"):
         assert {f"msl_hf/{kind}/{file.name}" for file in (ROOT / "recipes" / kind).iterdir()} <= names
-    assert "msl-hf = msl_hf.cli:main" in archive.read("msl_hf-0.1.0.dist-info/entry_points.txt").decode()
+    assert "msl-hf = msl_hf.cli:main" in archive.read(f"msl_hf-{__version__}.dist-info/entry_points.txt").decode()
 
 
 # What hosted notebooks and clusters have, older and newer.

@@ -7,6 +7,7 @@ Without --models it takes those of the demo, which `make app` trains, and output
 """
 
 import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,17 +22,21 @@ from ..data.images import read_image
 from ..data.schema import DataError
 from ..data.transforms import input_size
 from ..evaluation.sheets import heat_over
+from ..evaluation.views import candidate_views
 from ..masks import MaskBank, apply_mask
 from ..model.boxes_msl import boxes_of
-from ..model.pipeline_msl import labels_above
-from ..model.views_msl import Part, resized_by, views_of
+from ..model.views_msl import Part, Views, resized_by, views_of
 from .networks import load_trained
+from .predict import write_predictions
 
 DEMO_MODELS = ["MSL=outputs/demo", "plain=outputs/demo-plain"]
 MAX_FILE_SIZE = "10mb"
 MAX_PIXELS = 50_000_000  # a photograph of 50 megapixels; larger ones are refused before they are decoded
 SIDE = 512  # of what is shown and painted on, in pixels
 SHOWN = 5  # labels of each model
+MOST = 100  # photographs in a table
+VIEW_COST = 6.0  # of the views to choose from, as a multiple of the plain pass
+OWN = "as the model does"
 INTRODUCTION = """# What is in the photograph, when a part of it is hidden?
 
 Choose a photograph, paint over a part of it or hide a random part, and compare what two models still recognise.
@@ -64,23 +69,49 @@ class Model:
         self.views = views_of(None, self.network.config)
         self.labels = [self.network.config.id2label[index] for index in range(self.network.config.num_labels)]
 
-    def predict(self, image: Image.Image, keep: np.ndarray) -> tuple[dict[str, float], str]:
-        """Scores of the labels shown, and a sentence with those above their thresholds, for a masked image.
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Of each label."""
+        return dict(zip(self.labels, self.network.config.thresholds or [0.5] * len(self.labels), strict=True))
+
+    def look_as(self, view: str) -> Views:
+        """The views that a choice on the page stands for.
+
+        Raises:
+            gr.Error: where the network cannot take them.
+        """
+        if view == OWN:
+            return self.views
+        views = Views.parse(view)
+        try:
+            views.check(self.network, self.processor)
+        except ValueError as error:
+            raise gr.Error(f"{self.name}: {error}") from error
+        return views
+
+    def predict(
+        self, image: Image.Image, keep: np.ndarray, view: str = OWN, thresholds: dict[str, float] | None = None
+    ) -> tuple[dict[str, float], list[str]]:
+        """Scores of all labels, the highest first, and those that reach their thresholds, of a masked image.
 
         Args:
             image: The photograph.
             keep: (H, W) bool at the image's size, False where it is hidden.
+            view: How the model looks at it.
+            thresholds: Of each label; None takes the model's own.
         """
+        views, thresholds = self.look_as(view), thresholds or self.thresholds
         with torch.inference_mode():
-            scores = self.views.logits(self.network, self._inputs(image, keep)).sigmoid()[0]
-        found = [self.labels[index] for index in labels_above(scores, self.network.config)]
-        order = scores.argsort(descending=True)[:SHOWN].tolist()
-        return {self.labels[index]: scores[index].item() for index in order}, ", ".join(found) or "nothing"
+            scores = views.logits(self.network, self._inputs(image, keep, views)).sigmoid()[0]
+        order = scores.argsort(descending=True).tolist()
+        named = {self.labels[index]: scores[index].item() for index in order}
+        return named, [label for label, value in named.items() if value >= thresholds[label]]
 
-    def overlay(self, image: Image.Image, keep: np.ndarray, label: str) -> Image.Image:
+    def overlay(self, image: Image.Image, keep: np.ndarray, label: str, view: str = OWN) -> Image.Image:
         """The image as the model sees it, with the map of where the evidence for the label lies, and its boxes."""
+        views = self.look_as(view)
         with torch.inference_mode():
-            maps = self.views.score_maps(self.network, self._inputs(image, keep))
+            maps = views.score_maps(self.network, self._inputs(image, keep, views))
         boxes = boxes_of(maps[0, self.labels.index(label)], *image.size)
         shown = heat_over(hide(image, keep), maps[0, self.labels.index(label)].float().numpy())
         for box in boxes:
@@ -89,10 +120,10 @@ class Model:
             )
         return shown
 
-    def _inputs(self, image: Image.Image, keep: np.ndarray) -> list[torch.Tensor]:
+    def _inputs(self, image: Image.Image, keep: np.ndarray, views: Views) -> list[torch.Tensor]:
         """(1, 3, H, W) of all that the model looks at."""
-        images = self.views.crops(image, resized_by(self.processor))
-        keeps = self.views.crops(Image.fromarray(keep), self._resized_mask)
+        images = views.crops(image, resized_by(self.processor))
+        keeps = views.crops(Image.fromarray(keep), self._resized_mask)
         statistics = self.processor.image_mean, self.processor.image_std
         return [apply_mask(pixels[None], mask[None], *statistics) for pixels, mask in zip(images, keeps, strict=True)]
 
@@ -144,6 +175,34 @@ def with_mask(image: Image.Image, keep: np.ndarray) -> dict:
     return {"background": image, "layers": [Image.fromarray(layer)], "composite": None}
 
 
+def label_photographs(
+    model: Model, files: list[str], view: str, thresholds: dict[str, float]
+) -> tuple[list[list[str]], str]:
+    """A row for each photograph (name, labels, scores), and the CSV file with the rows that could be read.
+
+    Raises:
+        gr.Error: without photographs, or for too many.
+    """
+    if not files:
+        raise gr.Error("Choose photographs first.")
+    if len(files) > MOST:
+        raise gr.Error(f"At most {MOST} photographs at a time; 'msl-hf predict' takes any number.")
+    shown, rows = [], []
+    for file in files:
+        name = Path(file).name
+        try:
+            image = open_photograph(file)
+        except gr.Error as error:
+            shown.append([name, "not read", str(error.message)])
+            continue
+        scores, found = model.predict(image, np.ones((image.height, image.width), dtype=bool), view, thresholds)
+        rows.append({"image": name, "labels": found, "scores": [round(scores[label], 6) for label in found]})
+        shown.append([name, ", ".join(found) or "nothing", ", ".join(f"{scores[label]:.2f}" for label in found)])
+    table = Path(tempfile.mkdtemp()) / "labels.csv"
+    write_predictions(rows, table, ".csv")
+    return shown, str(table)
+
+
 def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
     """The page.
 
@@ -170,19 +229,53 @@ def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
         image, _ = painted(editor)
         return with_mask(image, np.ones((image.height, image.width), dtype=bool))
 
-    def recognise(editor: dict | None, left: str, right: str, label: str | None):
+    labels = list(dict.fromkeys(label for model in models.values() for label in model.labels))
+    views = list(dict.fromkeys(str(view) for model in models.values()
+                               for view in candidate_views(model.network, model.processor, VIEW_COST)))  # fmt: skip
+
+    def recognise(editor: dict | None, left: str, right: str, label: str | None, view: str, *limits: float):
         image, keep = painted(editor)
         results = []
-        for name in (left, right):
-            scores, found = models[name].predict(image, keep)
+        for name, thresholds in ((left, dict(zip(labels, limits, strict=True))), (right, None)):
+            scores, found = models[name].predict(image, keep, view, thresholds)
             chosen = label if label in models[name].labels else next(iter(scores))
-            results += [scores, f"**{name}** sees: {found}", models[name].overlay(image, keep, chosen)]
+            best = dict(list(scores.items())[:SHOWN])
+            overlay = models[name].overlay(image, keep, chosen, view)
+            results += [best, f"**{name}** sees: {', '.join(found) or 'nothing'}", overlay]
         return [*results, f"{1 - keep.mean():.0%} of the photograph is hidden."]
 
-    labels = list(dict.fromkeys(label for model in models.values() for label in model.labels))
+    def label_all(files: list[str] | None, left: str, view: str, *limits: float):
+        return label_photographs(models[left], files or [], view, dict(zip(labels, limits, strict=True)))
+
+    def own_thresholds(name: str):
+        known = models[name].thresholds
+        return [gr.update(value=known.get(label, 0.5), visible=label in known) for label in labels]
+
     with gr.Blocks(title="Hidden objects", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
+            choosers = [
+                gr.Dropdown(
+                    names,
+                    value=names[min(number, len(names) - 1)],
+                    label=title,
+                    elem_id=f"model{number}",
+                    min_width=160,
+                )
+                for number, title in enumerate(("Model", "Compared with"))
+            ]
+            view = gr.Dropdown([OWN, *views], value=OWN, label="How they look at it", elem_id="view", min_width=160)
+        with gr.Accordion("Thresholds of the model", open=False, elem_id="thresholds"):
+            known = models[names[0]].thresholds
+            with gr.Row():
+                limits = [
+                    gr.Slider(
+                        0, 1, known.get(label, 0.5), step=0.01, label=label, visible=label in known, min_width=160,
+                        elem_id=f"threshold{number}",
+                    )
+                    for number, label in enumerate(labels)
+                ]  # fmt: skip
+        with gr.Tab("One photograph"), gr.Row():
             with gr.Column(min_width=320):
                 upload = gr.File(
                     label="Drop a photograph here, or choose one", file_types=["image"], height=120, elem_id="upload"
@@ -209,19 +302,21 @@ def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
                 with gr.Row():
                     for number in range(2):
                         with gr.Column(min_width=160):
-                            chooser = gr.Dropdown(
-                                names,
-                                value=names[min(number, len(names) - 1)],
-                                label="Model",
-                                elem_id=f"model{number}",
-                            )
-                            scores = gr.Label(num_top_classes=SHOWN, label="Scores", elem_id=f"scores{number}")
                             found = gr.Markdown("", elem_id=f"found{number}")
+                            scores = gr.Label(num_top_classes=SHOWN, label="Scores", elem_id=f"scores{number}")
                             overlay = gr.Image(label="Where the evidence lies", elem_id=f"map{number}", buttons=[])
-                            columns.append((chooser, scores, found, overlay))
-        choosers = [column[0] for column in columns]
-        outputs = [part for column in columns for part in column[1:]] + [status]
-        again = {"fn": recognise, "inputs": [editor, *choosers, label], "outputs": outputs, "show_progress": "minimal"}
+                            columns.append((scores, found, overlay))
+        with gr.Tab("Several photographs", elem_id="several"):
+            files = gr.File(
+                label=f"Drop up to {MOST} photographs here, or choose them", file_types=["image"], height=160,
+                file_count="multiple", elem_id="files",
+            )  # fmt: skip
+            start = gr.Button("Label them", elem_id="start")
+            table = gr.Dataframe(headers=["image", "labels", "scores"], interactive=False, wrap=True, elem_id="table")
+            download = gr.DownloadButton("Download as CSV", elem_id="download")
+        outputs = [part for column in columns for part in column] + [status]
+        inputs = [editor, *choosers, label, view, *limits]
+        again = {"fn": recognise, "inputs": inputs, "outputs": outputs, "show_progress": "minimal"}
         chosen = upload.upload(choose, upload, editor)
         chosen.success(**again).then(lambda: None, None, upload)  # room for the next photograph
         chosen.failure(lambda: None, None, upload)
@@ -230,8 +325,12 @@ def build_page(models: dict[str, Model], examples: list[str]) -> gr.Blocks:
         gallery.select(pick, None, editor).success(**again)
         editor.apply(**again)
         editor.input(**again, trigger_mode="always_last")
-        for changed in (*choosers, label):
+        choosers[0].input(own_thresholds, choosers[0], limits).success(**again)
+        for changed in (choosers[1], label, view):
             changed.input(**again)
+        for limit in limits:
+            limit.input(**again, trigger_mode="always_last")
+        start.click(label_all, [files, choosers[0], view, *limits], [table, download])
     return page
 
 

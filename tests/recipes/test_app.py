@@ -57,7 +57,7 @@ def test_prediction_of_a_masked_photograph(app, folders):
     with torch.no_grad():
         expected = model.network(pixel_values).logits.sigmoid()[0]
     assert scores == pytest.approx(dict(zip(model.labels, expected.tolist(), strict=True)), abs=1e-5)
-    assert set(found.split(", ")) == {"cat", "dog", "fish"} and scores != whole
+    assert set(found) == {"cat", "dog", "fish"} and scores != whole
     overlay = np.asarray(model.overlay(image, keep, "cat"))
     assert overlay.shape == (300, 400, 3) and overlay[:, :150].mean() < overlay[:, 250:].mean()
 
@@ -75,6 +75,32 @@ def test_the_page_looks_at_a_photograph_as_its_model_does(app, folders):
     scores = model.predict(image, keep)[0]
     assert [scores[label] for label in model.labels] == pytest.approx(hidden.tolist(), abs=0.05)
     assert model.overlay(image, keep, "cat").size == image.size
+
+
+def test_view_and_thresholds_may_be_others(app, folders):
+    model, image = app.Model("MSL", str(folders / "msl")), Image.open(folders / "photo.png").convert("RGB")
+    keep = np.ones((image.height, image.width), dtype=bool)
+    scores, found = model.predict(image, keep, "whole@64", {"cat": 0.0, "dog": 1.0, "fish": 1.0})
+    expected = model.network.view_logits([image], model.processor, "whole@64").sigmoid()[0].tolist()
+    assert scores == pytest.approx(dict(zip(model.labels, expected, strict=True)), abs=1e-5)
+    assert found == ["cat"] and list(scores.values()) == sorted(scores.values(), reverse=True)
+    with pytest.raises(gr.Error, match="MSL: the view whole@36"):
+        model.predict(image, keep, "whole@36")
+
+
+def test_a_table_of_photographs(app, folders):
+    model = app.Model("MSL", str(folders / "msl"))
+    files = [str(folders / name) for name in ("photo.png", "text.jpg")]
+    thresholds = {"cat": 0.0, "dog": 1.0, "fish": 1.0}
+    shown, table = app.label_photographs(model, files, app.OWN, thresholds)
+    assert shown[0][:2] == ["photo.png", "cat"] and shown[1][:2] == ["text.jpg", "not read"]
+    image = app.open_photograph(files[0])
+    score = model.predict(image, np.ones((image.height, image.width), dtype=bool))[0]["cat"]
+    assert shown[0][2] == f"{score:.2f}"
+    assert Path(table).read_text().splitlines() == ["image,labels,scores", f"photo.png,cat,{round(score, 6)}"]
+    for wrong, message in (([], "Choose photographs first"), (files * 51, "At most 100 photographs at a time")):
+        with pytest.raises(gr.Error, match=message):
+            app.label_photographs(model, wrong, app.OWN, thresholds)
 
 
 def test_what_is_painted_is_hidden(app, folders):
@@ -167,6 +193,24 @@ def test_in_a_browser(page, browser, folders):
     tab.get_by_text("is not a photograph that can be read").first.wait_for(timeout=30_000)
     assert "Traceback" not in tab.content()
     tab.locator("#upload input[type=file]").set_input_files(str(folders / "photo.png"), timeout=60_000)  # still works
+
+    tab.get_by_role("button", name="Thresholds of the model").click()
+    for number in range(3):
+        tab.locator(f"#threshold{number} input[type=number]").fill("1")  # which no score reaches
+    tab.get_by_text("MSL sees: nothing").wait_for(timeout=60_000)
+    assert "fish" in tab.locator("#found1").inner_text()  # of the other model its own thresholds count
+
+    tab.get_by_role("tab", name="Several photographs").click()
+    tab.locator("#files input[type=file]").set_input_files([str(folders / "photo.png")], timeout=60_000)
+    tab.locator("#start").click()
+    tab.wait_for_function("document.querySelector('#table').innerText.includes('photo.png')", timeout=60_000)
+    with tab.expect_download(timeout=60_000) as download:
+        tab.locator("#download").click()
+    assert Path(download.value.path()).read_text().splitlines() == [
+        "image,labels,scores",
+        "photo.png,,",
+    ]  # all below 1
+    tab.screenshot(path=str(folders / "several.png"), full_page=True)
 
     phone = browser.new_page(viewport={"width": 390, "height": 800})
     phone.goto(page)
