@@ -49,7 +49,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 docs: install
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # What a release is checked with: its files, their metadata, the wheel in an empty environment, the site.
 release-check: install docs

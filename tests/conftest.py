@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of a Hugging Face library
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and of torch: tests run in several processes
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def quiet_and_repeatable():
     transformers.logging.disable_progress_bar()
     transformers.set_seed(0)
     torch.set_num_threads(1)  # tests run in parallel processes
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_garbage_collections():
+    """What is imported is left out of the collections that each training begins and ends with: a third of a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

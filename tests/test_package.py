@@ -82,6 +82,7 @@ def test_model_files_need_no_other_part_of_the_package():
         assert "from __future__" not in path.read_text().replace("No `from __future__", "")
 
 
+@pytest.mark.slow
 def test_importing_needs_no_package_of_training():
     shown = "m.__file__ for n, m in sys.modules.items() if n.startswith('msl_hf')"
     code = f"import sys, msl_hf, msl_hf.data; print('\\n'.join({shown}))"

@@ -103,6 +103,10 @@ class Grid:
         for row, settings in rows.items():
             if "seed" in settings or "output_dir" in settings:
                 raise RunError(f"{file}: row {row!r} sets seed or output_dir, which the grid does")
+            empty = [name for name, value in settings.items() if value is None]
+            if empty:  # a row becomes flags, which cannot take a setting of `config` back
+                raise RunError(f"{file}: row {row!r} sets {empty[0]} to nothing; give it a value, or take it out of "
+                               f"{content['config']}")  # fmt: skip
         return cls(
             file.stem,
             str(content["title"]),

@@ -134,6 +134,7 @@ def test_reference_resnet_gives_the_same_logits(heads, names, weight, prefix, la
     assert (found["architecture"], found["num_heads"]) == (f"resnet{sum(layers) * 3 + 2}", heads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heads", "names", "prefix", "wrap", "name"),
     [(1, VOC, "", False, "vit_small_patch16_224"), (8, COCO, "module.", True, "vit_base_patch16_224")],

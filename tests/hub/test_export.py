@@ -24,6 +24,7 @@ def processor():
     return build_processor(None, 64, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "any_size"), [("timm_resnet", True), ("timm_vit", False), ("hf_vit", False)])
 def test_onnx_equals_the_model(name, any_size, tiny_model, processor, tmp_path):
     model = tiny_model(name, num_heads=2, image_size=64).eval()
@@ -63,6 +64,7 @@ def test_runner_in_a_process_without_torch(tiny_model, processor, tmp_path):
     assert f"{next(iter(found))} {next(iter(found.values())):.2f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_runner_looks_at_images_as_the_model_does(tiny_model, processor, tmp_path):
     """Of two images of different sizes, by what model.json says and by what it is told."""
     model = tiny_model("timm_resnet", image_size=64, head="linear").eval()
@@ -101,6 +103,7 @@ def test_views_of_a_network_of_one_size(tiny_model, processor, tmp_path):
         runner(tmp_path / "model.onnx", "2by2")
 
 
+@pytest.mark.slow
 def test_torch_program(tiny_model, processor, tmp_path):
     model = tiny_model("timm_resnet", image_size=64).eval()
     assert export.export_torch(model, processor, tmp_path, any_size=True) <= 1e-4
@@ -110,6 +113,7 @@ def test_torch_program(tiny_model, processor, tmp_path):
     torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(images), expected)
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_close(tiny_model, processor, tmp_path):
     model = tiny_model("timm_resnet", image_size=64).eval()
     export.export_onnx(model, processor, tmp_path, any_size=False)

@@ -80,6 +80,7 @@ def test_the_cache_lies_where_hugging_face_keeps_its_assets(own_cache, monkeypat
     assert asked == [(("msl_hf",), {"namespace": "masks"})]
 
 
+@pytest.mark.slow
 def test_generated_high_masks_are_as_hard_as_nvidias():
     bank = MaskBank.generate(300, (0.5, 0.6))
     for side, expected in ((224, 0.28), (384, 0.38), (448, 0.42)):
@@ -88,6 +89,7 @@ def test_generated_high_masks_are_as_hard_as_nvidias():
     assert 0.3 < np.mean(touches_border) < 0.8
 
 
+@pytest.mark.slow
 def test_real_masks_give_the_same_shares(shared):
     bank = MaskBank.from_folder(shared / "data/masks/nvidia", hole="white", hole_ratio=(0.5, 0.6))
     assert len(bank) == 200

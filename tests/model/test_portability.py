@@ -52,7 +52,7 @@ print("loaded without msl_hf")
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("timm_vit", "timm_swin", "timm_dinov3")]
 
 
-@pytest.mark.parametrize("name", ["timm_resnet", "hf_vit", *SLOW])
+@pytest.mark.parametrize("name", ["timm_resnet", pytest.param("hf_vit", marks=pytest.mark.slow), *SLOW])
 def test_loads_where_msl_hf_cannot_be_imported(name, tiny_model, tmp_path):
     model = tiny_model(name, num_heads=2).eval()
     images = torch.randn(2, 3, 32, 32)

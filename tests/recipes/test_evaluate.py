@@ -80,6 +80,7 @@ def test_two_models_side_by_side(run, saved, scenes, tmp_path, capsys):
         assert Image.open(tmp_path / "out" / picture).size[0] > 500
 
 
+@pytest.mark.slow
 def test_means_over_the_seeds_of_two_trainings(run, saved, scenes, capsys):
     models = [saved(name) for name in ("plain-1", "plain-22", "plus-1", "plus-22")]
     report = run("--data_dir", scenes, "--model", *models, "--num_seeds", 2, "--occluders", "black", "--covered", 0.5)
@@ -232,6 +233,7 @@ def test_views_that_cannot_be(flags, message, run, saved, scenes):
         run("--data_dir", scenes, "--model", saved("m"), *flags)
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_the_batch_size(run, saved, scenes):
     flags = ("--data_dir", scenes, "--model", saved("m"), "--seed", 3)
     one = run(*flags, "--per_device_eval_batch_size", 2)["models"]["m"]["robustness"]
@@ -282,6 +284,7 @@ def test_a_class_gets_the_recall_that_is_asked_for(run, saved, scenes, capsys):
             run("--data_dir", scenes, "--model", folder, *wrong)
 
 
+@pytest.mark.slow
 def test_every_kind_of_data(run, saved, tmp_path):
     coco = saved("coco", ["person", "dog", "toothbrush", "cat"])  # knows more classes than the data
     report = run("--dataset", "coco", "--data_dir", make_coco(tmp_path / "coco"), "--model", coco)
@@ -370,6 +373,7 @@ def test_removed_pixels_are_what_they_were_in_training(run, saved, scenes):
     assert rows[0] != rows[1] and black["models"]["m"]["clean"] == grey["models"]["m"]["clean"]
 
 
+@pytest.mark.slow
 def test_masks_that_a_model_has_seen_are_named(run, saved, scenes, tmp_path, capsys):
     """Trained with all of a folder, since its masked test came from elsewhere, or since there was none."""
     rng = np.random.default_rng(0)

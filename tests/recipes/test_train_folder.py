@@ -57,6 +57,7 @@ def test_own_photographs_without_a_validation_split(photos, backbone_folder, tmp
     assert "also chose the best epoch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_choice_of_a_view(photos, backbone_folder, tmp_path, monkeypatch, capsys):
     """On the selection split; test figures of the model as it is used are those of its folder."""
     for split in ("validation", "test"):

@@ -94,6 +94,7 @@ def test_plain_training_without_selection(recipe, tmp_path):
     assert "plain supervised training" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_seed_is_everything(recipe, tmp_path):
     weights = []
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
@@ -103,6 +104,7 @@ def test_seed_is_everything(recipe, tmp_path):
     assert any(not torch.equal(value, weights[2][key]) for key, value in weights[0].items())
 
 
+@pytest.mark.slow
 def test_starting_from_the_trained_model(recipe, tmp_path, monkeypatch, scenes, capsys):
     recipe("--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1")
     command = [RECIPE, "--data_dir", str(scenes), "--model", str(tmp_path / "out"), *TINY, "--num_train_epochs", "1"]

@@ -22,6 +22,7 @@ def settings(tiny_model, scenes, tmp_path):
             "cpu_threads": 1, "disable_tqdm": True, "use_cpu": True}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_formats_are_written_and_measured(settings, tmp_path, capsys):
     report = export(ExportArguments(**settings, format=["onnx", "int8", "torch"], calibration_images=8))
     files = {file.name for file in (tmp_path / "out").iterdir()}
@@ -34,6 +35,7 @@ def test_formats_are_written_and_measured(settings, tmp_path, capsys):
     assert measured["int8"]["images_per_second"] > 0 and "int8" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_without_data_nothing_is_measured(settings, tmp_path):
     report = export(ExportArguments(**{**settings, "data_dir": None}))
     assert "measured" not in report and (tmp_path / "out" / "model.onnx").is_file()

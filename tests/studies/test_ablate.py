@@ -183,6 +183,7 @@ def test_only_some_rows_and_only_tables(recipes, tmp_path):
         ({"title": "t", "config": "bench.yaml", "rows": {"a": {}}, "sedes": [1]}, "unknown key sedes"),
         ({"title": "t", "config": "bench.yaml", "rows": ["a"]}, "rows must be"),
         ({"title": "t", "config": "bench.yaml", "rows": {"a": {"seed": 3}}}, "sets seed or output_dir"),
+        ({"title": "t", "config": "bench.yaml", "rows": {"a": {"rate": None}}}, "'a' sets rate to nothing; give it a"),
     ],
 )
 def test_grids_are_checked(content, message, tmp_path):
@@ -229,6 +230,7 @@ def test_grids_of_the_package_are_complete():
     assert all(len(found) == 1 or "MSL" in found for found in names.values()), names
 
 
+@pytest.mark.slow
 def test_one_command_a_run_for_a_cluster(recipes, tmp_path, capsys, monkeypatch):
     """Each line does its run alone, and what all have written makes the table; equal settings are in one line."""
     first = write_grid(recipes, "first", {"it's low": {}, "High": {"rate": 0.3}})
@@ -264,6 +266,7 @@ def test_results_of_commands_at_once_are_all_kept(recipes, tmp_path):
     assert len(both[0].write(runs)) == 2 and len(file.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_time_that_is_up_stops_a_run_which_goes_on_later(recipes, tmp_path, capsys):
     """The run is told by SIGTERM; those that have not begun are not begun."""
     script = (recipes / "train_voc.py").read_text()

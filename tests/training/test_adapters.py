@@ -94,6 +94,7 @@ def test_statistics_of_batch_normalisation_stay_and_the_best_model_is_merged(tin
     assert not torch.equal(saved.head.weight, last.head.weight)  # of step 2 and of step 3
 
 
+@pytest.mark.slow
 def test_a_search_binds_to_the_model_of_each_trial(tiny_model, tmp_path):
     """Trial 2 keeps its running statistics, has its own loss weights, and the rate of its head."""
     seen = []
@@ -168,6 +169,7 @@ def test_trials_are_checked_as_arguments_are(wrong, message, tiny_model, tmp_pat
         trainer.hyperparameter_search(lambda trial: wrong, n_trials=1, direction="minimize", backend="optuna")
 
 
+@pytest.mark.slow
 def test_the_rank_of_a_trial_is_that_of_its_adapters(tiny_model, tmp_path):
     ranks = []
 

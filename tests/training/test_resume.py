@@ -18,7 +18,7 @@ class Kill(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name",
     ["timm_resnet", "timm_vit_with_dropout", "timm_resnet_averaged", "timm_vit_low_rank", "timm_resnet_low_rank"],
@@ -65,6 +65,7 @@ def test_resumed_run_equals_the_uninterrupted_one(name, workers, tiny_model, sce
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_goes_on_where_it_was(workers, tiny_model, scenes, tmp_path):
     """24 images in batches of 4 are 6 a pass: resumed within the second and the third pass, and at the end of one."""

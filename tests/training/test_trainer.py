@@ -444,6 +444,7 @@ def test_the_optimizer_that_was_given_keeps_its_rate(tiny_model, tmp_path):
     assert {group["momentum"] for group in trainer.optimizer.param_groups} == {0.8}
 
 
+@pytest.mark.slow
 def test_a_compiled_model_keeps_the_rate_of_its_head(make_trainer, tiny_model, tmp_path):
     model = tiny_model()
     trainer = make_trainer(torch.compile(model, backend="eager"))

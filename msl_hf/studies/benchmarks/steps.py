@@ -26,6 +26,8 @@ NETWORKS = {
     "resnet101_448": ("resnet101", 448, 4),
     "vit_base_384": ("vit_base_patch16_384", 384, 2),
     "vit_base_448": ("vit_base_patch16_384", 448, 2),
+    "lite0_160": ("tf_efficientnet_lite0", 160, 16),  # as the ablations have them
+    "deit_tiny_160": ("deit_tiny_patch16_224", 160, 16),
 }
 NUM_LABELS, NUM_HEADS = 80, 4  # as on COCO
 

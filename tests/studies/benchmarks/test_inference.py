@@ -5,6 +5,7 @@ from msl_hf.studies.benchmarks.inference import measure_inference_ways
 from msl_hf.studies.benchmarks.steps import Batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_way_is_compared_with_the_pipeline(compiled, tiny_model):
     batch = Batch(tiny_model("timm_vit"), torch.randn(4, 3, 32, 32), torch.ones(4, 3))
