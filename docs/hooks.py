@@ -12,7 +12,6 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-SHOWN = (".md", ".png", ".jpg")
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)([^)\s]*\))")
 OTHERS = "All other flags of `TrainingArguments`"
 
@@ -20,7 +19,7 @@ OTHERS = "All other flags of `TrainingArguments`"
 def on_files(files, config):
     """Add `model_cards/`, with what it shows, CONTRIBUTING, and the reference of the commands."""
     for path in sorted((ROOT / "model_cards").rglob("*")):
-        if path.suffix in SHOWN:
+        if path.suffix in (".png", ".jpg") or (path.suffix == ".md" and path.parent.name == "model_cards"):
             name = path.relative_to(ROOT).as_posix().replace("README.md", "index.md")
             files.append(File.generated(config, name, abs_src_path=str(path)))
     files.append(File.generated(config, "contributing.md", abs_src_path=str(ROOT / "CONTRIBUTING.md")))

@@ -1,5 +1,6 @@
-"""Draw the pictures of the site from generated scenes: `python docs/pictures.py`."""
+"""Draw the pictures of the site, from generated scenes and from what was measured: `python docs/pictures.py`."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 IMAGES = Path(__file__).parent / "images"
 MEAN, STD = [0.0] * 3, [1.0] * 3  # images in [0, 1] as they are
+EVIDENCE = Path(__file__).parents[1] / "model_cards" / "evidence"
 BLUE, GREY = "#3949ab", "#666666"
 
 
@@ -110,6 +112,48 @@ def draw_views(image: np.ndarray) -> None:
     plt.close(figure)
 
 
+def minutes_of(line: dict, network: str) -> float:
+    """Minutes of one core that a run takes: its passes over the images, at the speed of their kind of step."""
+    benchmark = json.loads((EVIDENCE / "benchmark_frozen.json").read_text())
+    passes, ratios = line["image_passes"], benchmark["ratios"][network]
+    if line["settings"].get("freeze_backbone"):
+        passes *= ratios["plain_frozen_over_plain_time"]["median"]
+    elif line["settings"].get("lora_rank"):
+        passes *= ratios["plain_low_rank_over_plain_time"]["median"]
+    side = line["settings"].get("image_size", 160)
+    speed = benchmark["networks"][network]["variants"]["plain"]["images_per_second"]
+    return passes * (side / 160) ** 2 * line["num_train_images"] / speed / 60
+
+
+def draw_minutes() -> None:
+    """big_backbones.png: mAP on whole images against the minutes of training, each way in its colour."""
+    lines = [json.loads(line) for line in (EVIDENCE / "ablations" / "results.jsonl").read_text().splitlines()]
+    colours = {"everything": "C0", "cached": "C2", "frozen": "C1", "low rank": "C3"}
+    markers = {"plain": "o", "masks as augmentation": "s", "MSL": "^", "plus": "D"}
+    panels = {"frozen": ("lite0_160", "lite0, voc20"), "frozen_vit": ("deit_tiny_160", "DeiT-Tiny, voc20")}
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), layout="constrained")
+    for place, (grid, (network, title)) in zip(axes, panels.items(), strict=True):
+        rows: dict[str, list[dict]] = {}
+        for line in lines:
+            if line["grid"] == grid:
+                rows.setdefault(line["row"], []).append(line)
+        for row, runs in rows.items():
+            way, loss, *size = row.split(" (")[0].split(", ")
+            mean = sum(run["clean"]["mAP"] for run in runs) / len(runs)
+            filled = colours[way] if "224" not in size else "none"
+            place.scatter(minutes_of(runs[0], network), 100 * mean, color=colours[way], facecolor=filled,
+                          marker=markers[loss], s=60)  # fmt: skip
+        place.set(title=title, xlabel="minutes of one core", ylabel="mAP on whole images (%)", xlim=(0, None))
+        place.grid(alpha=0.3)
+    names = [*((name, colour, "o") for name, colour in colours.items()),
+             *((name, GREY, marker) for name, marker in markers.items())]  # fmt: skip
+    handles = [plt.Line2D([], [], color=colour, marker=marker, linestyle="none", label=name)
+               for name, colour, marker in names]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+    figure.savefig(EVIDENCE / "big_backbones.png", dpi=110)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     masks = MaskBank.generate(50, hole_ratio=(0.5, 0.6))
@@ -117,3 +161,4 @@ if __name__ == "__main__":
     draw_branches(pictures[0], masked(pictures, "black", masks), names[0])
     draw_fills(pictures, masks)
     draw_views(pictures[0])
+    draw_minutes()
