@@ -27,7 +27,7 @@ class MSLConfig(PreTrainedConfig):
         head: `"csra"` (class-specific residual attention), `"linear"` (global average pooling) or `"ml_decoder"`
             (queries with cross-attention).
         num_heads: Number of CSRA heads: 1, 2, 4, 6 or 8.
-        csra_lambda: Weight of the class-specific residual attention, lambda in PAPER section "CSRA head".
+        csra_lambda: Weight of the class-specific residual attention, lambda of CSRA (Zhu and Wu 2021).
         image_size: Side, or [H, W], of the network's input in pixels.
         thresholds: Optional probability threshold of every class, in (0, 1); None means 0.5 for all.
         views: How inference looks at an image, such as `"whole@224+2x2@160"` (see `Views`); None is the whole image in
