@@ -60,6 +60,7 @@ from .reporting import report_run
 from .splits import Splits, hide_labels, load_pos_weight, prepare_splits
 from .views import ViewChoice, print_views, store_choice, tune_views
 
+REPORT = "report.html"
 CURVE = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))  # hole ratios of the robustness curve
 COVERED, COVERED_PAIRS = (0.3, 0.5, 0.7), 500  # shares of objects that are covered in the end; of at most so many
 
@@ -143,6 +144,7 @@ def train(arguments: Arguments, load: Callable[[DataArguments], dict]) -> dict:
     # Not before: a mistake in the input leaves no trace.
     with claimed_output_dir(arguments) if training.process_index == 0 else contextlib.nullcontext():
         if training.process_index == 0:
+            (output_dir / REPORT).unlink(missing_ok=True)  # of an earlier time; whatever is uploaded, it is not
             images, workers = "a stream of" if is_stream else len(splits.train), training.dataloader_num_workers
             print(f"Training on {images} images, {len(label_names)} classes, {describe_threads(threads)}, "
                   f"{'bfloat16 autocast' if training.bf16 else 'float32'}"
@@ -225,14 +227,14 @@ def _measure_and_write(
             draw(plot_per_class, results[chosen]["per_class_AP"], output_dir / "per_class.png")
         if curve:
             draw(plot_robustness, {output_dir.resolve().name: results[chosen]}, output_dir / "robustness.png")
-        settings = run_settings(arguments)
-        write_card(output_dir, report, settings)
-        network = None if _is_sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
-        draw(report_run, network, processor, report, settings, measured, scores, output_dir / "report.html")
+        write_card(output_dir, report, run_settings(arguments))
         write_json(output_dir / "metrics.json", report)  # last: with it the run is finished
-        print_report(report, output_dir)
     if training.push_to_hub:
         trainer.push_to_hub(model_name=output_dir.resolve().name)
+    if trainer.is_world_process_zero():  # after the upload: it shows photographs, which are not ours to publish
+        network = None if _is_sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
+        draw(report_run, network, processor, report, run_settings(arguments), measured, scores, output_dir / REPORT)
+        print_report(report, output_dir)
     return report
 
 
@@ -377,7 +379,7 @@ def _masked(images: ImageDataset, masks: MaskBank, trainer: MSLTrainer) -> Maske
 def print_report(report: dict, output_dir: Path) -> None:
     chosen = f"\nModel to use ({report['model']}): {output_dir}\nFinal step: {output_dir / 'last'}\n"
     chosen += f"Metrics, card, what it gets most wrong: {output_dir / 'metrics.json'}, README.md, report.html\n"
-    chosen += f"Look at it: {(output_dir / 'report.html').resolve().as_uri()}"
+    chosen += f"Look at it: {(output_dir / REPORT).resolve().as_uri()}"
     if not report["test_split"]:
         print("\nNothing was held out to measure on: add a test or validation split, or --validation_fraction 0.1"
               f"\n{chosen}")  # fmt: skip

@@ -1,6 +1,7 @@
 """Uploads, against a stand-in for the calls of the Hub."""
 
 import functools
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from msl_hf import MaskBank, MSLTrainer, MSLTrainingArguments
+from msl_hf.cli import main
 from msl_hf.data import build_processor
 from msl_hf.evaluation.metrics import metrics_from_logits
 
@@ -47,7 +49,7 @@ def uploads(monkeypatch, tmp_path):
         files = [str(file.relative_to(folder_path)) for file in Path(folder_path).rglob("*") if file.is_file()]
         for file in filter_repo_objects(files, ignore_patterns=ignore_patterns):
             stored[repo_id][file] = (Path(folder_path) / file).read_bytes()
-        return SimpleNamespace(commit_url="")
+        return SimpleNamespace(commit_url="", done=lambda: True, result=lambda: None)
 
     def hf_hub_download(repo_id, filename, **_):
         if filename not in stored[repo_id]:
@@ -119,6 +121,21 @@ def test_the_card_of_a_recipe_is_kept(tiny_model, uploads, tmp_path):
     write_card(folder, report, {"loss_weights": [0.3, 0.2, 0.5]})
     trainer.push_to_hub()
     assert "12345 images" in uploads["me/cats"]["README.md"].decode()
+
+
+def test_photographs_stay_at_home(uploads, scenes, backbone_folder, tmp_path, monkeypatch):
+    """A run uploads its model and figures, and not the report, which shows images of the test split."""
+    flags = ["--data_dir", scenes, "--backbone", backbone_folder("timm_resnet"), "--image_size", 32, "--max_steps", 1,
+             "--push_to_hub", "true", "--hub_model_id", "me/scenes", "--output_dir", tmp_path / "out",
+             "--use_cpu", "true", "--robustness_curve", "false", "--disable_tqdm", "true", "--cpu_threads", 1
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["msl-hf", "train-voc", *map(str, flags)])
+    (tmp_path / "out").mkdir()
+    main()
+    assert {"metrics.json", "README.md", "model.safetensors"} <= set(uploads["me/scenes"])
+    assert (tmp_path / "out" / "report.html").is_file() and "report.html" not in uploads["me/scenes"]
+    main()  # again, over the report of before
+    assert (tmp_path / "out" / "report.html").is_file() and "report.html" not in uploads["me/scenes"]
 
 
 @pytest.mark.parametrize("metrics", [{"mAP": 0.5}, {"hits": 7}])
