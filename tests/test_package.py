@@ -95,8 +95,9 @@ def test_importing_needs_no_package_of_training():
 
 
 def test_no_file_names_a_path_of_a_machine():
-    for path in [*sources(), *(ROOT / "recipes").rglob("*.*"), ROOT / "README.md"]:
-        if path.suffix in (".py", ".yaml", ".md"):
+    written = [*(ROOT / "docs").rglob("*.*"), *(ROOT / "model_cards").rglob("*.*"), *ROOT.glob("*.*")]
+    for path in [*sources(), *(ROOT / "recipes").rglob("*.*"), *written]:
+        if path.suffix in (".py", ".yaml", ".yml", ".md", ".json", ".jsonl", ".cff", ".toml"):
             assert str(Path.home()) + "/" not in path.read_text() and str(ROOT) not in path.read_text(), path
 
 
