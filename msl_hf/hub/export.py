@@ -56,8 +56,9 @@ def describe(model: MSLForImageClassification, processor, any_size: bool = True)
     other = [part for part in views.parts if part.size((height, width)) != (height, width)]
     if other and not any_size:
         raise ExportError(f"the model looks at images as {views}, and the export of this network takes images of "
-                          f"{height} x {width} pixels alone, not {other[0]}; export it with --views whole, or with "
-                          "tiles and mirror images without @")  # fmt: skip
+                          f"{height} x {width} pixels alone, not {other[0]}. Have it look at whole images first, with "
+                          "thresholds for that: msl-hf evaluate --model ... --tune_views validation --views whole "
+                          "--view_cost 1")  # fmt: skip
     return {
         "labels": [config.id2label[index] for index in range(config.num_labels)],
         "thresholds": config.thresholds or [0.5] * config.num_labels,

@@ -37,6 +37,7 @@ class WrongImage:
     """One of the images that the model gets most wrong.
 
     Args:
+        name: Its file, or its id in the data.
         image: As it is stored.
         heat: The same with the map of where the evidence for the label lies; None where there is none.
         label: The class.
@@ -45,6 +46,7 @@ class WrongImage:
         predicted: The classes that the model returns.
     """
 
+    name: str
     image: Image.Image
     heat: Image.Image | None
     label: str

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 OVERLAP = 0.25  # of a tile's side with the next one's
 PART = re.compile(r"(?:(whole|mirror)|([1-9]\d*)x([1-9]\d*))(?:@([1-9]\d*))?")
@@ -222,8 +225,18 @@ def _to_size(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def views_of(given: "str | Views | None", config) -> Views:
-    """The views that are asked for, else those of a model's configuration, else the plain pass."""
-    return Views.parse(given or getattr(config, "views", None) or "whole")
+    """The views that are asked for, else those of a model's configuration, else the plain pass.
+
+    Thresholds belong to the view that they were chosen for: that they are used with another one is said, once.
+    """
+    own = Views.parse(getattr(config, "views", None) or "whole")
+    views = own if given is None else Views.parse(given)
+    if views != own and getattr(config, "thresholds", None) is not None:
+        logger.warning_once(
+            f"The thresholds of this model were chosen for {own}, and it looks at images as {views}, where other "
+            f"labels reach them. To choose anew: msl-hf evaluate --model ... --tune_views validation --views {views}"
+        )
+    return views
 
 
 def _intervals(count: int, length: int) -> list[tuple[int, int]]:

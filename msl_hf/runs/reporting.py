@@ -56,12 +56,14 @@ def report_run(
     images = undecoded(dataset)
 
     def wrong(mistake: Mistake) -> WrongImage:
-        image = read_image(images[mistake.index])
+        row = images[mistake.index]
+        image, path = read_image(row), row["image"]["path"] if isinstance(row["image"], dict) else None
+        name = Path(path).name if path else str(row.get("image_id", mistake.index))
         heat = None if network is None else _heat(network, processor, image, mistake.label)
         truth = [names[label] for label in np.flatnonzero(targets[mistake.index] == 1)]
         found = np.flatnonzero(scores[mistake.index] >= thresholds)
         predicted = [names[label] for label in found[np.argsort(-scores[mistake.index][found])]]
-        return WrongImage(image, heat, names[mistake.label], mistake.score, truth, predicted)
+        return WrongImage(name, image, heat, names[mistake.label], mistake.score, truth, predicted)
 
     missed, seen = ([wrong(one) for one in part] for part in worst_mistakes(scores, targets, NUM_WRONG))
     write_report(file, report, settings, split, classes, missed, seen)

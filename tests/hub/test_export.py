@@ -89,7 +89,7 @@ def test_the_runner_looks_at_images_as_the_model_does(tiny_model, processor, tmp
 def test_views_of_a_network_of_one_size(tiny_model, processor, tmp_path):
     model = tiny_model("timm_vit", image_size=64).eval()
     model.config.views = "whole@96+2x2"
-    with pytest.raises(ExportError, match="64 x 64 pixels alone, not whole@96; export it with --views whole, or"):
+    with pytest.raises(ExportError, match="64 x 64 pixels alone, not whole@96. Have it look at whole images first"):
         export.export_onnx(model, processor, tmp_path, any_size=False)
     model.config.views = "mirror+2x2@64"
     export.export_onnx(model, processor, tmp_path, any_size=False)

@@ -27,7 +27,7 @@ def page(tmp_path):
         ClassRow("dog", 0, None, [(0.5, 0.0, 0.0)] * 3),
     ]
     image = Image.new("RGB", (400, 300), "blue")
-    wrong = [WrongImage(image, image, "<b>cat", 0.123, ["<b>cat", "dog"], [])]
+    wrong = [WrongImage("a&b.jpg", image, image, "<b>cat", 0.123, ["<b>cat", "dog"], [])]
     write_report(tmp_path / "report.html", REPORT, {"seed": 3, "note": None}, "test", classes, wrong, wrong)
     return tmp_path / "report.html"
 
@@ -35,7 +35,7 @@ def page(tmp_path):
 def test_what_it_holds(page):
     text = page.read_text()
     assert "81.5" in text and "whole@64" in text and "0 % covered: 70.0; 30 % covered: 60.0." in text
-    assert "<b>cat" not in text and "&lt;b&gt;cat" in text and "a &amp; b" in text
+    assert text.count("a&amp;b.jpg") == 2 and "<b>cat" not in text and "&lt;b&gt;cat" in text and "a &amp; b" in text
     assert text.count("data:image/jpeg;base64,") == 4 and text.count("data:image/png;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing of it lies elsewhere
     cells = re.findall(r"<td>([^<]*)</td>", text.split('id="table"')[1].split("</table>")[0])

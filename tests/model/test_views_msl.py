@@ -1,5 +1,7 @@
 """How an image is looked at: the notation, the tiles, what becomes of their logits and maps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, ViTImageProcessor, pipeline
 
 from msl_hf import MSLConfig
-from msl_hf.model.views_msl import Part, Views
+from msl_hf.model.views_msl import Part, Views, views_of
 
 PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4] * 3, image_std=[0.3] * 3)
 
@@ -192,3 +194,16 @@ def test_the_pipeline_takes_views(tiny_model, tmp_path):
         classify(image, views="2by2")
     with pytest.raises(ValueError, match="image_size 36 is no multiple"):
         pipeline("multi-label-image-classification", model=str(tmp_path), views="whole@36")
+
+
+def test_thresholds_of_another_view_are_said_once(caplog):
+    config = SimpleNamespace(views="whole@64", thresholds=[0.2])
+    with caplog.at_level("WARNING"):
+        views_of(None, config)
+        views_of("whole@64", config)
+        views_of("whole@72", SimpleNamespace(views="whole@64", thresholds=None))
+        assert not caplog.records
+        views_of("whole@72", config)
+        views_of("whole@72", config)
+    assert len(caplog.records) == 1
+    assert "chosen for whole@64, and it looks at images as whole@72" in caplog.text
