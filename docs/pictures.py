@@ -130,15 +130,26 @@ def draw_minutes() -> None:
     lines = [json.loads(line) for line in (EVIDENCE / "ablations" / "results.jsonl").read_text().splitlines()]
     colours = {"everything": "C0", "cached": "C2", "frozen": "C1", "low rank": "C3"}
     markers = {"plain": "o", "masks as augmentation": "s", "MSL": "^", "plus": "D"}
-    panels = {"frozen": ("lite0_160", "lite0, voc20"), "frozen_vit": ("deit_tiny_160", "DeiT-Tiny, voc20")}
+    everything = {  # rows of other grids, in which all weights are trained
+        ("fills", "plain, frozen, twice the epochs"): "plain",
+        ("fills", "masks as augmentation, frozen"): "masks as augmentation",
+        ("fills", "plus"): "plus",
+        ("table_3", "MSL"): "MSL",
+        ("cheaper_vit", "plain"): "plain",
+        ("cheaper_vit", "MSL"): "plus",  # the weights of plus; a ViT has no batch normalisation to freeze
+    }
+    panels = {"frozen": ("lite0_160", "lite0, voc20", ("fills", "table_3")),
+              "frozen_vit": ("deit_tiny_160", "DeiT-Tiny, voc20", ("cheaper_vit",))}  # fmt: skip
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), layout="constrained")
-    for place, (grid, (network, title)) in zip(axes, panels.items(), strict=True):
+    for place, (grid, (network, title, others)) in zip(axes, panels.items(), strict=True):
         rows: dict[str, list[dict]] = {}
         for line in lines:
-            if line["grid"] == grid:
-                rows.setdefault(line["row"], []).append(line)
+            loss = everything.get((line["grid"], line["row"])) if line["grid"] in others else None
+            if line["grid"] == grid or loss is not None:
+                row = line["row"] if loss is None else f"everything, {loss}"
+                rows.setdefault(row, []).append(line)
         for row, runs in rows.items():
-            way, loss, *size = row.split(" (")[0].split(", ")
+            way, loss, *size = row.split(", ")
             mean = sum(run["clean"]["mAP"] for run in runs) / len(runs)
             filled = colours[way] if "224" not in size else "none"
             place.scatter(minutes_of(runs[0], network), 100 * mean, color=colours[way], facecolor=filled,
