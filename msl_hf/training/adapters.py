@@ -30,25 +30,40 @@ def low_rank_config(model: nn.Module, rank: int):
     Returns:
         `peft.LoraConfig`.
     """
+    return _peft().LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_adaptable(model))
+
+
+def _adaptable(model: nn.Module) -> list[str]:
+    """The names of the layers that `low_rank_config` adapts."""
     config = getattr(model, "config", None)
     unused = {f"backbone.{name}" for name in getattr(config, "unused_parameters", ())}
-    targets = [
+    return [
         name
         for name, module in model.named_modules()
         if not name.startswith(f"{HEAD}.")
         and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
         and f"{name}.weight" not in unused
     ]
-    return _peft().LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
 
 
 def add_adapters(model: nn.Module, config: Any) -> nn.Module:
-    """The model as `peft.PeftModel`; whatever the configuration says, the head is trained and saved with it."""
+    """The model as `peft.PeftModel`; whatever the configuration says, the head is trained and saved with it.
+
+    Raises:
+        ValueError: No layer is called as the configuration says, or it says nothing and PEFT does not know the
+            network; the message names the layers that could be adapted.
+    """
     config = copy.deepcopy(config)
     config.modules_to_save = sorted({HEAD, *(config.modules_to_save or ())})
     if getattr(config, "exclude_modules", "") is None:
         config.exclude_modules = [name for name, _ in model.named_modules() if NAMESAKE.search(name)] or None
-    model = _peft().get_peft_model(model, config)
+    try:
+        model = _peft().get_peft_model(model, config)
+    except ValueError as error:
+        kinds = dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".N", name) for name in _adaptable(model))  # blocks are alike
+        raise ValueError(
+            f"{str(error).rstrip('.')}; layers that could be adapted: {', '.join(kinds) or 'none'}"
+        ) from error
     freeze_namesakes(model)
     return model
 

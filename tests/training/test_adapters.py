@@ -76,6 +76,13 @@ def test_a_configuration_of_ones_own_and_adapters_alone(tiny_model, tmp_path):
         MSLTrainer(tiny_model("timm_vit"), arguments(tmp_path, lora_rank=0), BANK).save_adapter(tmp_path / "none")
 
 
+@pytest.mark.parametrize("targets", [None, ["q_proj"], []], ids=str)
+def test_layers_that_could_be_adapted_are_named(targets, tiny_model, tmp_path):
+    with pytest.raises(ValueError, match=r"could be adapted: .*timm_model\.blocks\.N\.attn\.qkv, .*mlp\.fc1"):
+        MSLTrainer(tiny_model("timm_vit"), arguments(tmp_path, lora_rank=0), BANK,
+                   peft_config=peft.LoraConfig(r=3, target_modules=targets))  # fmt: skip
+
+
 def test_statistics_of_batch_normalisation_stay_and_the_best_model_is_merged(tiny_model, tmp_path):
     best = tmp_path / "best"
     best.mkdir()
