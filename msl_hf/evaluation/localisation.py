@@ -1,6 +1,6 @@
 """Whether score maps lie on the objects: the pointing game and CorLoc, by object size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def find_hits(
     objects: Sequence[Mapping[str, list]],
     targets: np.ndarray,
     columns: Sequence[int],
-    rows: Sequence[int],
+    rows: Iterable[int],
 ) -> dict[tuple[int, int], tuple[bool, bool]]:
     """What `points_at` and `is_correct` say of the class-image pairs that have boxes.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import transformers
 from accelerate.utils import gather_object
+from tqdm.auto import tqdm
 
 from ..console.errors import RunError, user_input
 from ..console.files import check_results_folder, draw, write_json
@@ -316,7 +317,9 @@ def _localisation(predict: Predictor, model: TrainedModel, images, views: Views,
     if objects is None or not any(item["label"] for item in objects):
         return {}
     training = predict.trainer.args
-    rows = range(training.process_index, len(targets), training.world_size)
+    hidden = arguments.disable_tqdm or not predict.trainer.is_world_process_zero()
+    rows = tqdm(range(training.process_index, len(targets), training.world_size), desc="Finding where maps point",
+                disable=hidden, leave=False)  # fmt: skip
     network = model.network.eval()
     hits = find_hits(network, images, views, objects, targets, model.columns, rows)
     hits = dict(gather_object(list(hits.items()))) if training.world_size > 1 else hits
