@@ -136,10 +136,12 @@ def draw_minutes() -> None:
         ("fills", "plus"): "plus",
         ("table_3", "MSL"): "MSL",
         ("cheaper_vit", "plain"): "plain",
+        ("frozen_vit", "masks as augmentation"): "masks as augmentation",
+        ("frozen_vit", "MSL, with consistency"): "MSL",
         ("cheaper_vit", "MSL"): "plus",  # the weights of plus; a ViT has no batch normalisation to freeze
     }
     panels = {"frozen": ("lite0_160", "lite0, voc20", ("fills", "table_3")),
-              "frozen_vit": ("deit_tiny_160", "DeiT-Tiny, voc20", ("cheaper_vit",))}  # fmt: skip
+              "frozen_vit": ("deit_tiny_160", "DeiT-Tiny, voc20", ("cheaper_vit", "frozen_vit"))}  # fmt: skip
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), layout="constrained")
     for place, (grid, (network, title, others)) in zip(axes, panels.items(), strict=True):
         rows: dict[str, list[dict]] = {}
@@ -160,6 +162,9 @@ def draw_minutes() -> None:
              *((name, GREY, marker) for name, marker in markers.items())]  # fmt: skip
     handles = [plt.Line2D([], [], color=colour, marker=marker, linestyle="none", label=name)
                for name, colour, marker in names]  # fmt: skip
+    handles.append(
+        plt.Line2D([], [], color=GREY, marker="o", fillstyle="none", linestyle="none", label="at 224 pixels")
+    )
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     figure.savefig(EVIDENCE / "big_backbones.png", dpi=110)
     plt.close(figure)
