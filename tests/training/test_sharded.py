@@ -84,8 +84,9 @@ args = MSLTrainingArguments(output + "-run", use_cpu=True, disable_tqdm=True, sa
 trainer = Counted(model=model, args=args, train_dataset=data)
 trainer.train()
 trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-json.dump([trained, trainer.reduced], open(f"{output}-{args.process_index}.json", "w"))
-torch.distributed.destroy_process_group()  # its threads may else end after what they use
+with open(f"{output}-{args.process_index}.json", "w") as file:
+    json.dump([trained, trainer.reduced], file)
+os._exit(0)  # threads of a process group with a hook of Python's now and then abort while it is taken down
 """
 
 
